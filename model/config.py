@@ -1,0 +1,113 @@
+"""The one configuration type of a BitNet sequence encoder.
+
+It is validated once, where it enters (a training config, a checkpoint, a packed file), and
+unknown fields are errors. Field names and defaults are those of `Edifice.Feedforward.BitNet`;
+the fields after `quantize` are settings that Edifice does not have.
+"""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Quantize = Literal["ternary", "binary", "none"]
+
+
+class ModelConfig(BaseModel):
+    """What a BitNet encoder is made of.
+
+    Raises:
+        pydantic.ValidationError: a field is unknown, missing, of the wrong type or out of range,
+            or two fields contradict each other.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    embed_dim: int = Field(ge=1, le=65_536)
+    """Features per timestep of the input."""
+    hidden_size: int = Field(default=256, ge=1, le=16_384)
+    """Width of the encoder and of its embeddings."""
+    num_heads: int = Field(default=4, ge=1, le=1_024)
+    num_layers: int = Field(default=4, ge=1, le=256)
+    dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Probability of dropping an activation; training only."""
+    window_size: int = Field(default=60, ge=1, le=1_048_576)
+    """The longest sequence the model takes, in timesteps."""
+    seq_len: int | None = Field(default=None, ge=1, le=1_048_576)
+    """Overrides `window_size` when given."""
+    quantize: Quantize = "ternary"
+    """Weights of the BitLinear layers; `none` is the float twin."""
+
+    activations: Literal["int8", "float32"] = "int8"
+    """Whether a BitLinear rounds its input to 8 bits per timestep (absmax) or not."""
+    weight_rule: Literal["absmean", "edifice"] = "absmean"
+    """`absmean` as the papers; `edifice` rounds as Edifice does and keeps a weight scale of 1."""
+    center_weights: bool = False
+    """Binary only: subtract the mean weight before taking the sign (BitNet, eq. 1-3)."""
+    sub_norm: bool = False
+    """Normalise, without affine, inside the attention-output and FFN-down BitLinears (SubLN)."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    ffn: Literal["silu", "swiglu"] = "silu"
+    ffn_size: int | None = Field(default=None, ge=1, le=65_536)
+    """Inner width of the feed-forward network; 4 * hidden_size when not given."""
+    positions: Literal["none", "rope"] = "none"
+    rope_theta: float = Field(default=10_000.0, gt=1.0, allow_inf_nan=False)
+    num_key_value_heads: int | None = Field(default=None, ge=1, le=1_024)
+    """Grouped key/value heads; as many as `num_heads` when not given."""
+    bias: bool = True
+    """Whether the BitLinear layers have a bias."""
+    pooling: Literal["last", "mean"] = "last"
+    """How timesteps become one embedding."""
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}"
+            )
+        if self.num_heads % self.key_value_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} must be a multiple of "
+                f"num_key_value_heads {self.key_value_heads}"
+            )
+        if self.positions == "rope" and self.head_dim % 2:
+            raise ValueError(f"rope needs an even head size, not {self.head_dim}")
+        if self.center_weights and self.quantize != "binary":
+            raise ValueError(f"center_weights is for binary weights, not {self.quantize}")
+        if self.weight_rule == "edifice" and (
+            self.quantize == "none" or self.activations == "int8"
+        ):
+            raise ValueError(
+                "weight_rule 'edifice' needs quantize 'ternary' or 'binary' and "
+                "activations 'float32': Edifice rounds no activations"
+            )
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Number of key (and of value) heads."""
+        return self.num_key_value_heads or self.num_heads
+
+    @property
+    def query_key_value_size(self) -> int:
+        """Output features of the joint query, key and value projection."""
+        return (self.num_heads + 2 * self.key_value_heads) * self.head_dim
+
+    @property
+    def inner_size(self) -> int:
+        """Inner width of the feed-forward network."""
+        return self.ffn_size or 4 * self.hidden_size
+
+    @property
+    def max_timesteps(self) -> int:
+        """The longest sequence the model takes."""
+        return self.seq_len or self.window_size
+
+    @property
+    def has_input_projection(self) -> bool:
+        """Whether a dense layer maps `embed_dim` to `hidden_size` before the first block."""
+        return self.embed_dim != self.hidden_size

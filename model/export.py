@@ -1,0 +1,73 @@
+"""From a trained BitNet to a packed file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.bitlinear import BitLinear
+from model.bitnet import BitNet
+from model.layout import layout
+from model.packed import PackedLayer, PackedModel, write
+from model.reference import Reference
+from model.sequences import FloatArray
+from model.trits import pack_binary, pack_ternary
+
+MIN_COSINE = 0.999
+
+
+class ExportError(ValueError):
+    """A model that cannot be packed."""
+
+
+def export(
+    model: BitNet, path: Path, *, name: str, training: Mapping[str, Any], golden: FloatArray
+) -> PackedModel:
+    """Packs a model and checks that its packed form computes what the model computes.
+
+    Args:
+        model: a ternary or binary encoder; it is put into evaluation mode.
+        path: where the packed file goes; its folder must exist.
+        name: what the service calls the model.
+        training: what it was trained on and scored; anything JSON can hold.
+        golden: `[timesteps, embed_dim]` float32, a typical input; it and its embedding are kept
+            in the file, and every engine reproduces them at load.
+
+    Raises:
+        ExportError: the model is a float twin, or its packed form computes something else.
+    """
+    config = model.config
+    if config.quantize == "none":
+        raise ExportError("a model with quantize 'none' has no ternary or binary weights to pack")
+    state = {key: value.detach().numpy() for key, value in model.state_dict().items()}
+    expected = layout(config)
+    layers = {key: _pack(model.get_submodule(key)) for key in expected.layers}
+    tensors = {key: state[key] for key in expected.tensors}
+
+    with torch.inference_mode():
+        embedding = model.eval()(torch.from_numpy(golden)[None])[0].numpy()
+    tensors |= {"golden.values": golden, "golden.embedding": embedding}
+    packed = write(
+        path, config=config, name=name, training=training, layers=layers, tensors=tensors
+    )
+    computed = Reference(packed).embed(golden, np.array([len(golden)]))[0]
+    cosine = computed @ embedding / (np.linalg.norm(computed) * np.linalg.norm(embedding))
+    if not cosine >= MIN_COSINE:
+        path.unlink()
+        raise ExportError(f"the packed model disagrees with the trained one: cosine {cosine:.6f}")
+    return packed
+
+
+def _pack(layer: torch.nn.Module) -> PackedLayer:
+    assert isinstance(layer, BitLinear)
+    with torch.no_grad():
+        trits, scale = layer.integer_weight()
+    pack = pack_ternary if layer.quantize == "ternary" else pack_binary
+    return PackedLayer(
+        packed=pack(trits.to(torch.int8).numpy()),
+        scale=scale.reshape(1).numpy(),
+        bias=None if layer.bias is None else layer.bias.detach().numpy(),
+        shape=(layer.out_features, layer.in_features),
+    )

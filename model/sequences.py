@@ -1,0 +1,146 @@
+"""Ragged batches of numeric sequences: flat values and lengths, no padding anywhere."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+LengthArray = npt.NDArray[np.int64]
+
+
+class SequenceError(ValueError):
+    """A batch of sequences that the model cannot take.
+
+    Attributes:
+        row: the offending sequence, where there is one.
+        timestep: the offending timestep within it, where there is one.
+    """
+
+    def __init__(self, message: str, row: int | None = None, timestep: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
+        self.timestep = timestep
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """A ragged batch.
+
+    Attributes:
+        values: `[timesteps, embed_dim]` float32, all sequences one after the other.
+        lengths: `[batch]` int64, each 1 or more, their sum is `timesteps`.
+    """
+
+    values: FloatArray
+    lengths: LengthArray
+
+    @classmethod
+    def from_list(cls, sequences: Iterable[npt.ArrayLike]) -> "Sequences":
+        """Joins arrays `[seq_len, embed_dim]` into one ragged batch.
+
+        Raises:
+            SequenceError: there is none, one is not two-dimensional or empty, or widths differ.
+        """
+        arrays = [np.asarray(sequence, dtype=np.float32) for sequence in sequences]
+        if not arrays:
+            raise SequenceError("a batch needs at least one sequence")
+        for row, array in enumerate(arrays):
+            if array.ndim != 2 or not array.size:
+                raise SequenceError(
+                    f"sequence {row} has shape {list(array.shape)}; "
+                    "it must be [seq_len, embed_dim], not empty",
+                    row,
+                )
+            if array.shape[1] != arrays[0].shape[1]:
+                raise SequenceError(
+                    f"sequence {row} has {array.shape[1]} features per timestep, "
+                    f"sequence 0 has {arrays[0].shape[1]}",
+                    row,
+                )
+        lengths = np.array([len(array) for array in arrays], dtype=np.int64)
+        return cls(np.concatenate(arrays), lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def offsets(self) -> LengthArray:
+        """`[batch + 1]` int64: sequence i is `values[offsets[i]:offsets[i + 1]]`."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
+    def split(self) -> list[FloatArray]:
+        """The sequences one by one, each `[seq_len, embed_dim]`, as views."""
+        return np.split(self.values, self.offsets[1:-1])
+
+    def select(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> "Sequences":
+        """The batch of the given sequences, in the given order."""
+        parts = self.split()
+        return Sequences.from_list([parts[row] for row in rows])
+
+
+def check_lengths(lengths: npt.NDArray[Any], timesteps: int) -> LengthArray:
+    """Returns `lengths` as int64 once they are known to divide `timesteps` rows.
+
+    Raises:
+        SequenceError: they are not a non-empty `[batch]` of integers of 1 or more, or their
+            sum is not `timesteps`.
+    """
+    if lengths.ndim != 1 or not np.issubdtype(lengths.dtype, np.integer):
+        raise SequenceError(
+            f"lengths are {lengths.dtype} of shape {list(lengths.shape)}; "
+            "they must be integers of shape [batch]"
+        )
+    if not len(lengths):
+        raise SequenceError("a batch needs at least one sequence")
+    empty = np.flatnonzero(lengths < 1)
+    if len(empty):
+        row = int(empty[0])
+        raise SequenceError(
+            f"sequence {row} has length {lengths[row]}; a sequence has 1 timestep or more", row
+        )
+    total = sum(lengths.tolist())
+    if total != timesteps:
+        raise SequenceError(f"lengths add up to {total} timesteps, values hold {timesteps}")
+    return lengths.astype(np.int64)
+
+
+def check_values(
+    values: FloatArray, lengths: LengthArray, embed_dim: int, max_timesteps: int
+) -> None:
+    """Checks a batch against what a model takes.
+
+    Args:
+        values: `[timesteps, embed_dim]` float32.
+        lengths: `[batch]` int64, as `check_lengths` returns them.
+
+    Raises:
+        SequenceError: wrong number of features, a sequence longer than `max_timesteps`, or a
+            value that is NaN or infinite.
+    """
+    if values.ndim != 2 or values.shape[1] != embed_dim:
+        raise SequenceError(
+            f"values have shape {list(values.shape)}; this model takes [timesteps, {embed_dim}]"
+        )
+    too_long = np.flatnonzero(lengths > max_timesteps)
+    if len(too_long):
+        row = int(too_long[0])
+        raise SequenceError(
+            f"sequence {row} has {lengths[row]} timesteps; this model takes at most "
+            f"{max_timesteps}",
+            row,
+        )
+    finite = np.isfinite(values)
+    if not finite.all():
+        flat, feature = np.argwhere(~finite)[0]
+        ends = np.cumsum(lengths)
+        row = int(np.searchsorted(ends, flat, side="right"))
+        timestep = int(flat - (ends[row] - lengths[row]))
+        raise SequenceError(
+            f"sequence {row}, timestep {timestep}, feature {feature} is {values[flat, feature]}; "
+            "values must be finite float32 numbers",
+            row,
+            timestep,
+        )

@@ -1,0 +1,1 @@
+"""Bytes to embeddings: the HTTP service, its client and the command line."""
