@@ -1,0 +1,64 @@
+"""Random changes to training sequences, in numpy, one batch at a time."""
+
+import numpy as np
+
+from model.recipe import Augmentation
+from model.sequences import FloatArray, Sequences
+
+
+def augment(
+    batch: Sequences,
+    how: Augmentation,
+    std: FloatArray,
+    max_timesteps: int,
+    rng: np.random.Generator,
+) -> Sequences:
+    """A changed copy of a batch.
+
+    Args:
+        batch: the sequences.
+        how: strength of each change; with all of them 0 the batch comes back as it is.
+        std: `[embed_dim]` float32, deviation of each feature over the training set.
+        max_timesteps: warped sequences are not made longer than this.
+        rng: the only source of chance.
+    """
+    if not any(how.model_dump().values()):
+        return batch
+    return Sequences.from_list(
+        [_augment(sequence, how, std, max_timesteps, rng) for sequence in batch.split()]
+    )
+
+
+def _augment(
+    x: FloatArray,
+    how: Augmentation,
+    std: FloatArray,
+    max_timesteps: int,
+    rng: np.random.Generator,
+) -> FloatArray:
+    if how.warp:
+        x = _warp(x, how.warp, max_timesteps, rng)
+    features = x.shape[1]
+    scale = np.exp(how.scale * rng.standard_normal(features))
+    offset = how.offset * rng.standard_normal(features) * std
+    noise = how.jitter * rng.standard_normal(x.shape) * std
+    changed: FloatArray = (x * scale + offset + noise).astype(np.float32)
+    return changed
+
+
+def _warp(
+    x: FloatArray, strength: float, max_timesteps: int, rng: np.random.Generator
+) -> FloatArray:
+    length = round(len(x) * rng.uniform(1 - strength, 1 + strength))
+    length = min(max(length, 1), max_timesteps)
+    # Positive increments of uneven speed, so that time never runs backwards.
+    speed = np.exp(strength * rng.standard_normal(4))
+    knots = np.linspace(0, 1, len(speed))
+    steps = np.interp(np.linspace(0, 1, length), knots, speed)
+    at = np.cumsum(steps) - steps[0]
+    at *= (len(x) - 1) / max(at[-1], 1e-9)
+    low = np.minimum(at.astype(np.int64), len(x) - 1)
+    high = np.minimum(low + 1, len(x) - 1)
+    share = (at - low)[:, None].astype(np.float32)
+    warped: FloatArray = x[low] * (1 - share) + x[high] * share
+    return warped

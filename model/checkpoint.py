@@ -1,0 +1,96 @@
+"""A trained model on disk: a folder of `model.safetensors` and `checkpoint.json`.
+
+The tensors are the encoder's latent float32 weights (`encoder.*`), the training heads (`heads.*`)
+and a golden input for the packed file. The JSON holds the recipe, the data set's hash, the scores
+and the versions: all that is needed to train the same model again.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from model.bitnet import BitNet
+from model.config import ModelConfig
+from model.sequences import FloatArray
+
+TENSORS = "model.safetensors"
+DESCRIPTION = "checkpoint.json"
+
+
+class CheckpointError(ValueError):
+    """A folder that is not a checkpoint."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained encoder.
+
+    Attributes:
+        model: the encoder.
+        heads: state of the training heads, by name.
+        golden: `[timesteps, embed_dim]` float32, a typical input.
+        name: what a service calls the model.
+        training: recipe, data set, scores and versions; anything JSON can hold.
+    """
+
+    model: BitNet
+    heads: dict[str, Tensor]
+    golden: FloatArray
+    name: str
+    training: dict[str, Any]
+
+
+def save(checkpoint: Checkpoint, folder: Path) -> None:
+    """Writes a checkpoint into `folder`, which is made if need be.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"encoder.{k}": v.contiguous() for k, v in checkpoint.model.state_dict().items()}
+    tensors |= {f"heads.{k}": v.contiguous() for k, v in checkpoint.heads.items()}
+    tensors["golden"] = torch.from_numpy(checkpoint.golden)
+    safetensors.torch.save_file(tensors, folder / TENSORS)
+    description = {
+        "name": checkpoint.name,
+        "model": checkpoint.model.config.model_dump(),
+        "training": checkpoint.training,
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
+
+
+def load(folder: Path) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Raises:
+        OSError: a file is missing or cannot be read.
+        CheckpointError: the files are not a checkpoint, or do not fit each other.
+    """
+    description = (folder / DESCRIPTION).read_text()
+    try:
+        content = json.loads(description)
+        model = BitNet(ModelConfig.model_validate(content["model"]))
+        tensors = safetensors.torch.load_file(folder / TENSORS)
+        model.load_state_dict(_under("encoder.", tensors))
+        return Checkpoint(
+            model=model,
+            heads=_under("heads.", tensors),
+            golden=tensors["golden"].numpy(),
+            name=content["name"],
+            training=content["training"],
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: {DESCRIPTION} or {TENSORS} lacks {error}") from error
+    except (ValueError, ValidationError, RuntimeError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}

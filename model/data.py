@@ -1,0 +1,116 @@
+"""Labelled or unlabelled ragged data sets, one `.npz` each; `data/README.md` tells the form."""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from model.sequences import Sequences, check_lengths, check_values
+
+Labels = npt.NDArray[np.int64]
+Split = Literal["train", "test"]
+
+
+class DataError(ValueError):
+    """A data set file that is not of the form in `data/README.md`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One split of a data set.
+
+    Attributes:
+        sequences: the inputs.
+        labels: `[n]` int64 from 0, or None.
+        name: the file's name without its ending.
+        sha256: of the file, in hex.
+    """
+
+    sequences: Sequences
+    labels: Labels | None
+    name: str
+    sha256: str
+
+    @property
+    def classes(self) -> int:
+        """Number of classes: one more than the highest label, 0 without labels."""
+        return 0 if self.labels is None else int(self.labels.max()) + 1
+
+    def select(self, rows: npt.NDArray[np.integer]) -> "Dataset":
+        """The data set of the given sequences, in the given order."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Dataset(self.sequences.select(rows), labels, self.name, self.sha256)
+
+
+def load(path: Path, split: Split) -> Dataset:
+    """Reads one split; the other one is not looked at.
+
+    Raises:
+        OSError: the file cannot be read.
+        DataError: it is not of the form in `data/README.md`, or has no such split.
+    """
+    content = path.read_bytes()
+    try:
+        arrays = np.load(path, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} holds one array; a data set is an .npz of several")
+        with arrays:
+            return _parse(arrays, split, path.stem, hashlib.sha256(content).hexdigest())
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _parse(arrays: Any, split: Split, name: str, sha256: str) -> Dataset:
+    missing = [key for key in (f"{split}_values", f"{split}_lengths") if key not in arrays]
+    if missing:
+        raise DataError(f"no array '{missing[0]}'; the file holds {sorted(arrays)}")
+    values = arrays[f"{split}_values"]
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
+        raise DataError(
+            f"{split}_values are {values.dtype} {list(values.shape)}; "
+            "they must be floats of shape [timesteps, features]"
+        )
+    values = values.astype(np.float32)
+    lengths = check_lengths(arrays[f"{split}_lengths"], len(values))
+    check_values(values, lengths, values.shape[1], int(lengths.max()))
+    labels = arrays.get(f"y_{split}")
+    if labels is not None:
+        if labels.shape != lengths.shape or not np.issubdtype(labels.dtype, np.integer):
+            raise DataError(
+                f"y_{split} is {labels.dtype} {list(labels.shape)}; "
+                f"it must be integers of shape [{len(lengths)}], one label a sequence"
+            )
+        if labels.min() < 0:
+            raise DataError(f"y_{split} holds the label {labels.min()}; labels count from 0")
+        labels = labels.astype(np.int64)
+    return Dataset(Sequences(values, lengths), labels, name, sha256)
+
+
+def hold_out(
+    data: Dataset, fraction: float, rng: np.random.Generator
+) -> tuple[Dataset, Dataset | None]:
+    """Splits a training set into a part to train on and a part to validate with.
+
+    Every class keeps its share, and at least one sequence to train on.
+
+    Args:
+        data: the whole training split.
+        fraction: share to validate with, 0 for none.
+        rng: decides which.
+    """
+    if not fraction:
+        return data, None
+    groups = np.zeros(len(data.sequences), dtype=np.int64) if data.labels is None else data.labels
+    held: list[int] = []
+    for group in np.unique(groups):
+        rows = rng.permutation(np.flatnonzero(groups == group))
+        held.extend(rows[: min(round(fraction * len(rows)), len(rows) - 1)].tolist())
+    if not held:
+        raise DataError(f"a validation share of {fraction} of {len(groups)} sequences is none")
+    validate = np.sort(np.array(held))
+    train = np.setdiff1d(np.arange(len(groups)), validate)
+    return data.select(train), data.select(validate)

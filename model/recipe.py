@@ -1,0 +1,97 @@
+"""The training recipe: everything that decides what `tritserve train` makes, as one small file.
+
+It is TOML; unknown fields are errors. `model/pretrained/japanese-vowels.toml` is an example.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be read or does not make sense."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Objective(_Table):
+    """Weights of the losses; a loss of weight 0 is not computed."""
+
+    classification: float = Field(default=1.0, ge=0.0)
+    """Cross-entropy of a linear classifier on the embedding; needs labels."""
+    label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
+    next_timestep: float = Field(default=0.3, ge=0.0)
+    """Mean squared error of the next standardised timestep, predicted linearly at each one."""
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Self:
+        if not self.classification and not self.next_timestep:
+            raise ValueError("every loss has weight 0; nothing would be trained")
+        return self
+
+
+class Schedule(_Table):
+    """How long and how fast to train.
+
+    The rate warms up linearly and then falls linearly towards 0 at the end. BitNet's second
+    stage starts half-way: the rate drops by `second_stage` and weight decay ends (b1.58 tips).
+    """
+
+    steps: int = Field(default=600, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0.0)
+    warmup: float = Field(default=0.1, ge=0.0, le=0.5)
+    """Share of the steps over which the rate warms up."""
+    second_stage: float = Field(default=0.67, gt=0.0, le=1.0)
+    weight_decay: float = Field(default=0.1, ge=0.0)
+    """Of the first stage, decoupled (AdamW), on weight matrices only."""
+    max_gradient_norm: float = Field(default=1.0, gt=0.0)
+
+
+class Augmentation(_Table):
+    """Random changes to training sequences, in units of each feature's standard deviation."""
+
+    jitter: float = Field(default=0.0, ge=0.0)
+    """Deviation of noise added to every value."""
+    scale: float = Field(default=0.0, ge=0.0)
+    """Deviation of the logarithm of a factor per sequence and feature."""
+    offset: float = Field(default=0.0, ge=0.0)
+    """Deviation of an offset per sequence and feature."""
+    warp: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """A sequence is resampled to 1 - warp to 1 + warp of its length, unevenly in time."""
+
+
+class Recipe(_Table):
+    """What to train, on what, and how."""
+
+    name: str = Field(min_length=1, max_length=200)
+    dataset: Path = Field(strict=False)
+    """An `.npz` as `data/README.md` tells; relative to the recipe's folder."""
+    seed: int = Field(default=0, ge=0)
+    validation: float = Field(default=0.0, ge=0.0, le=0.5)
+    """Share of the training split held out for scores."""
+    threads: int = Field(default=1, ge=1)
+    """Torch threads; another number may round sums differently and so train another model."""
+    model: dict[str, Any] = Field(default_factory=dict)
+    """Fields of ModelConfig; `embed_dim` comes from the data set."""
+    objective: Objective = Objective()
+    schedule: Schedule = Schedule()
+    augmentation: Augmentation = Augmentation()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Reads a recipe; its data set's path comes back resolved.
+
+    Raises:
+        OSError: the file cannot be read.
+        RecipeError: it is not TOML, or a field is unknown, missing or out of range.
+    """
+    try:
+        recipe = Recipe.model_validate(tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return recipe.model_copy(update={"dataset": (path.parent / recipe.dataset).resolve()})
