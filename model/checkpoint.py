@@ -18,13 +18,14 @@ from torch import Tensor
 
 from model.bitnet import BitNet
 from model.config import ModelConfig
+from model.errors import UserError, explain
 from model.sequences import FloatArray
 
 TENSORS = "model.safetensors"
 DESCRIPTION = "checkpoint.json"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A folder that is not a checkpoint."""
 
 
@@ -88,7 +89,9 @@ def load(folder: Path) -> Checkpoint:
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: {DESCRIPTION} or {TENSORS} lacks {error}") from error
-    except (ValueError, ValidationError, RuntimeError, safetensors.SafetensorError) as error:
+    except ValidationError as error:
+        raise CheckpointError(f"{folder / DESCRIPTION}: model.{explain(error)}") from error
+    except (ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
 
 

@@ -9,13 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from model.errors import UserError
 from model.sequences import Sequences, check_lengths, check_values
 
 Labels = npt.NDArray[np.int64]
 Split = Literal["train", "test"]
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data set file that is not of the form in `data/README.md`."""
 
 

@@ -9,6 +9,7 @@ import torch
 
 from model.bitlinear import BitLinear
 from model.bitnet import BitNet
+from model.errors import UserError
 from model.layout import layout
 from model.packed import PackedLayer, PackedModel, write
 from model.reference import Reference
@@ -18,7 +19,7 @@ from model.trits import pack_binary, pack_ternary
 MIN_COSINE = 0.999
 
 
-class ExportError(ValueError):
+class ExportError(UserError):
     """A model that cannot be packed."""
 
 

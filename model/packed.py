@@ -34,6 +34,7 @@ import safetensors.numpy
 from pydantic import ValidationError
 
 from model.config import ModelConfig, Quantize
+from model.errors import UserError, explain
 from model.layout import Layout, layout
 from model.sequences import FloatArray
 from model.trits import Bytes, TritError, Trits, packed_size, unpack_binary, unpack_ternary
@@ -41,22 +42,18 @@ from model.trits import Bytes, TritError, Trits, packed_size, unpack_binary, unp
 FORMAT = "tritserve/1"
 METADATA_KEYS = {"format", "config", "name", "training"}
 
-_READER_ERRORS = {
-    "HeaderTooSmall": "it is shorter than the 8 bytes of the header's length",
-    "HeaderTooLarge": "its header is longer than the 100 MB that safetensors allows",
-    "InvalidHeaderLength": "its header is longer than the file: the file is truncated",
-    "InvalidHeaderStart": "its header is not a JSON object",
-    "InvalidHeaderDeserialization": "its header is not valid JSON of the safetensors form",
-    "InvalidHeader": "its header is not valid UTF-8",
-    "InvalidOffset": "a tensor's bytes overlap another's, leave a gap, or run backwards",
-    "MetadataIncompleteBuffer": "its tensors do not fill the file exactly: it is truncated, "
-    "or bytes were added",
-    "TensorInvalidInfo": "a tensor's shape and type do not match its number of bytes",
-    "ValidationOverflow": "a tensor's shape overflows",
+# What the safetensors reader says, and what it means for the file.
+_READER_HINTS = {
+    "header too small": "the file is shorter than the 8 bytes of its header's length",
+    "header too large": "a header has at most 100 MB",
+    "invalid header length": "the file ends before its header does",
+    "invalid offset": "the bytes of tensors overlap, leave a gap or run backwards",
+    "incomplete metadata": "the tensors end before or after the file does",
+    "invalid shape": "a tensor's shape and type do not match its number of bytes",
 }
 
 
-class PackedFileError(ValueError):
+class PackedFileError(UserError):
     """A packed file that is damaged, hostile or not of this format; the message says where."""
 
 
@@ -217,7 +214,9 @@ def parse(data: bytes) -> PackedModel:
     try:
         config = ModelConfig.model_validate_json(metadata["config"])
     except ValidationError as error:
-        raise PackedFileError(f"metadata 'config' is not a valid ModelConfig: {error}") from error
+        raise PackedFileError(
+            f"metadata 'config' is not a valid ModelConfig: {explain(error)}"
+        ) from error
     if config.quantize == "none":
         raise PackedFileError("config has quantize 'none'; a packed file is ternary or binary")
     try:
@@ -253,10 +252,9 @@ def _parse_tensors(data: bytes) -> dict[str, npt.NDArray[Any]]:
     try:
         return safetensors.numpy.load(data)
     except safetensors.SafetensorError as error:
-        text = str(error)
-        known = next((key for key in _READER_ERRORS if key in text), None)
-        reason = _READER_ERRORS[known] if known else text
-        raise PackedFileError(f"not a valid safetensors file: {reason}") from error
+        text = str(error).removeprefix("Error while deserializing: ")
+        hint = next((f" ({why})" for said, why in _READER_HINTS.items() if said in text), "")
+        raise PackedFileError(f"not a valid safetensors file: {text}{hint}") from error
     except KeyError as error:
         raise PackedFileError(f"a tensor has the type {error}; only U8 and F32 occur") from error
 

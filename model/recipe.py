@@ -9,8 +9,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from model.errors import UserError, explain
 
-class RecipeError(ValueError):
+
+class RecipeError(UserError):
     """A recipe that cannot be read or does not make sense."""
 
 
@@ -92,6 +94,8 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         recipe = Recipe.model_validate(tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, ValidationError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: {error}") from error
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {explain(error)}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not TOML: {error}") from error
     return recipe.model_copy(update={"dataset": (path.parent / recipe.dataset).resolve()})

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.errors import UserError
+
 FloatArray = npt.NDArray[np.float32]
 LengthArray = npt.NDArray[np.int64]
 
 
-class SequenceError(ValueError):
+class SequenceError(UserError):
     """A batch of sequences that the model cannot take.
 
     Attributes:

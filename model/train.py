@@ -23,6 +23,7 @@ from model.bitnet import BitNet
 from model.checkpoint import Checkpoint
 from model.config import ModelConfig
 from model.data import Dataset, hold_out, load
+from model.errors import UserError, explain
 from model.probe import linear_probe
 from model.recipe import Objective, Recipe, RecipeError, Schedule
 from model.sequences import FloatArray, Sequences
@@ -47,7 +48,7 @@ class Step:
     learning_rate: float
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError):
     """Training that cannot go on."""
 
 
@@ -167,7 +168,7 @@ def _model_config(recipe: Recipe, data: Dataset) -> ModelConfig:
     try:
         config = ModelConfig(**fields)
     except ValidationError as error:
-        raise RecipeError(f"[model] of the recipe: {error}") from error
+        raise RecipeError(f"[model] of the recipe: {explain(error)}") from error
     longest = int(data.sequences.lengths.max())
     if longest > config.max_timesteps:
         raise RecipeError(

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.config import Quantize
+from model.errors import UserError
 
 TRITS_PER_BYTE = 5
 BITS_PER_BYTE = 8
@@ -21,7 +22,7 @@ _POWERS = 3 ** np.arange(TRITS_PER_BYTE)
 _TRITS_OF_BYTE = (np.arange(3**TRITS_PER_BYTE)[:, None] // _POWERS % 3 - 1).astype(np.int8)
 
 
-class TritError(ValueError):
+class TritError(UserError):
     """Bytes that are not packed weights."""
 
 

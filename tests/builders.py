@@ -1,0 +1,49 @@
+"""Small models and batches that several tests build on."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.bitnet import BitNet
+from model.config import ModelConfig
+from model.export import export
+from model.packed import PackedModel
+from model.sequences import Sequences
+
+DATA = Path(__file__).parent.parent / "data"
+
+
+def random_batch(lengths: list[int], embed_dim: int, seed: int = 0) -> Sequences:
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((sum(lengths), embed_dim), dtype=np.float32)
+    return Sequences(values, np.array(lengths, dtype=np.int64))
+
+
+def random_bitnet(seed: int = 0, **options) -> BitNet:
+    """An untrained encoder whose norms, biases and standardisation are not the neutral ones."""
+    torch.manual_seed(seed)
+    fields = {"embed_dim": 5, "hidden_size": 16, "num_heads": 4, "num_layers": 2} | options
+    model = BitNet(ModelConfig(**fields)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        model.standardize.mean.copy_(torch.randn(model.config.embed_dim))
+        model.standardize.std.copy_(torch.rand(model.config.embed_dim) + 0.5)
+    return model
+
+
+def random_packed(path: Path, seed: int = 0, **options) -> tuple[BitNet, PackedModel]:
+    model = random_bitnet(seed, **options)
+    golden = random_batch([7], model.config.embed_dim, seed).values
+    return model, export(model, path, name="random", training={"seed": seed}, golden=golden)
+
+
+def torch_embed(model: BitNet, batch: Sequences) -> np.ndarray:
+    with torch.inference_mode():
+        return model(torch.from_numpy(batch.values), torch.from_numpy(batch.lengths)).numpy()
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))

@@ -1,0 +1,130 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.engine import Engine
+from model.export import ExportError
+from model.sequences import SequenceError, Sequences
+from tests.builders import cosines, random_batch, random_packed, torch_embed
+
+CHOICES = {
+    "quantize": ["ternary", "binary"],
+    "activations": ["int8", "float32"],
+    "sub_norm": [False, True],
+    "norm": ["layernorm", "rmsnorm"],
+    "ffn": ["silu", "swiglu"],
+    "positions": ["none", "rope"],
+    "num_key_value_heads": [None, 2],
+    "bias": [True, False],
+    "pooling": ["last", "mean"],
+}
+ALL = [dict(zip(CHOICES, picks, strict=True)) for picks in itertools.product(*CHOICES.values())]
+
+
+@pytest.mark.parametrize("options", ALL[::37], ids=lambda o: "-".join(map(str, o.values())))
+def test_it_computes_what_torch_computes(options, tmp_path):
+    model, _ = random_packed(tmp_path / "m", hidden_size=32, **options)
+    batch = random_batch([3, 1, 60, 17, 9], 5)
+    embeddings = Engine.load(tmp_path / "m").embed(batch.values, batch.lengths)
+    assert embeddings.dtype == np.float32
+    assert cosines(embeddings, torch_embed(model, batch)).min() > 0.9995
+
+
+@pytest.fixture(scope="module", params=["int8", "float32"])
+def engine(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("engine") / "m"
+    random_packed(path, window_size=40, activations=request.param)
+    return Engine.load(path)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_a_sequence_gives_the_same_bytes_in_any_batch(engine, lengths, seed, data):
+    batch = random_batch(lengths, 5, seed)
+    together = engine.embed(batch.values, batch.lengths)
+    order = data.draw(st.permutations(range(len(batch))))
+    other = batch.select(order)
+    assert engine.embed(other.values, other.lengths).tobytes() == together[order].tobytes()
+    alone = batch.select([order[0]])
+    assert engine.embed(alone.values, alone.lengths).tobytes() == together[order[0]].tobytes()
+
+
+def batch_of(values, lengths):
+    return np.array(values, dtype=np.float32).reshape(-1, 5), np.array(lengths)
+
+
+@pytest.mark.parametrize(
+    ("values", "lengths", "message"),
+    [
+        (np.zeros((2, 5)), np.array([2]), "values are float64; they must be float32"),
+        (np.zeros((2, 4), np.float32), np.array([2]), "this model takes [timesteps, 5]"),
+        (np.zeros(5, np.float32), np.array([5]), "this model takes [timesteps, 5]"),
+        (np.zeros((), np.float32), np.array([1]), "add up to 1 timesteps, values hold 0"),
+        (np.zeros((2, 5), np.float32), np.array([2.0]), "must be integers of shape [batch]"),
+        (np.zeros((2, 5), np.float32), np.array([[2]]), "must be integers of shape [batch]"),
+        (np.zeros((0, 5), np.float32), np.array([], int), "at least one sequence"),
+        (np.zeros((2, 5), np.float32), np.array([2, 0]), "sequence 1 has length 0"),
+        (np.zeros((2, 5), np.float32), np.array([3, -1]), "sequence 1 has length -1"),
+        (np.zeros((2, 5), np.float32), np.array([1, 2]), "add up to 3 timesteps, values hold 2"),
+        (
+            np.zeros((2, 5), np.float32),
+            np.full(4, 2**62),
+            f"add up to {4 * 2**62} timesteps, values hold 2",
+        ),
+        (
+            np.zeros((2, 5), np.float32),
+            np.array([2**64 - 1, 3], np.uint64),
+            "timesteps, values hold 2",
+        ),
+        (np.zeros((43, 5), np.float32), np.array([2, 41]), "sequence 1 has 41 timesteps; this"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_an_error_that_says_why(engine, values, lengths, message):
+    with pytest.raises(SequenceError) as caught:
+        engine.embed(values, lengths)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_found(engine, value):
+    batch = random_batch([3, 4], 5)
+    batch.values[5, 2] = value
+    with pytest.raises(SequenceError, match="sequence 1, timestep 2, feature 2 is") as caught:
+        engine.embed(batch.values, batch.lengths)
+    assert (caught.value.row, caught.value.timestep) == (1, 2)
+
+
+def test_values_that_overflow_inside_the_model_are_an_error_not_a_nan(engine):
+    batch = random_batch([3, 4], 5)
+    batch.values[4] = 3e38
+    with pytest.raises(SequenceError, match="sequence 1 holds values so large") as caught:
+        engine.embed(batch.values, batch.lengths)
+    assert caught.value.row == 1
+
+
+def test_sequences_join_and_split():
+    parts = [np.full((n, 2), n, dtype=np.float32) for n in (2, 1, 3)]
+    batch = Sequences.from_list(parts)
+    assert batch.lengths.tolist() == [2, 1, 3]
+    assert batch.offsets.tolist() == [0, 2, 3, 6]
+    for got, want in zip(batch.split(), parts, strict=True):
+        np.testing.assert_array_equal(got, want)
+    with pytest.raises(SequenceError, match="sequence 1 has 3 features per timestep, sequence 0"):
+        Sequences.from_list([np.zeros((1, 2)), np.zeros((1, 3))])
+    with pytest.raises(SequenceError, match="at least one"):
+        Sequences.from_list([])
+    with pytest.raises(SequenceError, match="sequence 0 has shape"):
+        Sequences.from_list([np.zeros((0, 2))])
+
+
+def test_a_float_twin_cannot_be_packed(tmp_path):
+    with pytest.raises(ExportError, match="no ternary or binary weights"):
+        random_packed(tmp_path / "m", quantize="none")
+    assert not (tmp_path / "m").exists()
