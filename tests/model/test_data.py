@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from model.data import DataError, hold_out, load
+from tests.builders import DATA
+
+
+def write(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def good(n=6):
+    lengths = np.arange(1, n + 1)
+    values = np.arange(2 * lengths.sum(), dtype=np.float32).reshape(-1, 2)
+    return {"train_values": values, "train_lengths": lengths, "y_train": np.arange(n) % 2}
+
+
+def test_real_speech_is_what_its_readme_says():
+    train, test = (
+        load(DATA / "JapaneseVowels.npz", "train"),
+        load(DATA / "JapaneseVowels.npz", "test"),
+    )
+    assert (len(train.sequences), len(test.sequences)) == (270, 370)
+    assert train.sequences.values.shape[1] == 12
+    assert train.classes == test.classes == 9
+    lengths = np.concatenate([train.sequences.lengths, test.sequences.lengths])
+    assert (lengths.min(), lengths.max()) == (7, 29)
+
+
+def test_labels_may_be_left_out(tmp_path):
+    arrays = good()
+    del arrays["y_train"]
+    data = load(write(tmp_path / "x.npz", **arrays), "train")
+    assert data.labels is None
+    assert data.classes == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_values": np.zeros(21)}, "must be floats of shape"),
+        ({"train_values": np.zeros((21, 2), int)}, "must be floats of shape"),
+        ({"train_lengths": np.array([20])}, "add up to 20 timesteps, values hold 21"),
+        ({"y_train": np.zeros(5, int)}, "one label a sequence"),
+        ({"y_train": np.zeros(6)}, "must be integers"),
+        ({"y_train": np.array([0, 1, 0, 1, 0, -1])}, "labels count from 0"),
+        ({"y_train": np.array([object()] * 6)}, "allow_pickle"),
+        ({"train_values": np.full((21, 2), np.nan)}, "must be finite"),
+    ],
+)
+def test_a_file_of_another_form_is_an_error_that_says_so(tmp_path, change, message):
+    path = write(tmp_path / "x.npz", **(good() | change))
+    with pytest.raises(DataError, match=message):
+        load(path, "train")
+
+
+def test_what_is_no_data_set_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no array 'test_values'"):
+        load(write(tmp_path / "x.npz", **good()), "test")
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(DataError):
+        load(tmp_path / "text.npz", "train")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    with pytest.raises(DataError):
+        load(tmp_path / "empty.npz", "train")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(DataError, match="holds one array"):
+        load(tmp_path / "one.npy", "train")
+
+
+def test_holding_out_keeps_every_class_and_loses_nothing():
+    data = load(DATA / "JapaneseVowels.npz", "train")
+    train, held = hold_out(data, 0.2, np.random.default_rng(0))
+    assert np.bincount(held.labels).tolist() == [6] * 9
+    assert np.bincount(train.labels).tolist() == [24] * 9
+    both = {part.tobytes() for part in train.sequences.split() + held.sequences.split()}
+    assert both == {part.tobytes() for part in data.sequences.split()}
+    assert hold_out(data, 0.0, np.random.default_rng(0)) == (data, None)

@@ -1,0 +1,91 @@
+"""Imports go down the floors, never up or across; nothing that serves imports torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+FLOORS = {
+    "model": 0,
+    "model.errors": 0,
+    "model.config": 1,
+    "model.pretrained": 1,
+    "model.sequences": 1,
+    "model.trits": 2,
+    "model.layout": 2,
+    "model.bitlinear": 2,
+    "model.recipe": 1,
+    "model.data": 2,
+    "model.augment": 2,
+    "model.packed": 3,
+    "model.bitnet": 3,
+    "model.probe": 3,
+    "model.reference": 4,
+    "model.edifice": 4,
+    "model.checkpoint": 4,
+    "model.engine": 5,
+    "model.export": 5,
+    "model.train": 5,
+    "service": 6,
+    "service.describe": 7,
+    "service.cli": 10,
+}
+
+
+def modules():
+    for package in ("model", "service"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports(path):
+    """Every module of ours that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in FLOORS else node.module for name in names]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] in {"model", "service"})
+
+
+def test_every_module_has_a_floor():
+    assert {name for name, _ in modules()} == set(FLOORS)
+
+
+def test_imports_go_down():
+    wrong = [
+        f"{name} (floor {FLOORS[name]}) imports {other} (floor {FLOORS.get(other)})"
+        for name, path in modules()
+        for other in imports(path)
+        if FLOORS.get(other, 99) >= FLOORS[name]
+    ]
+    assert not wrong
+
+
+def test_nothing_that_serves_imports_torch():
+    serving = [name for name in FLOORS if name.startswith("service.")] + ["model.engine"]
+    code = (
+        f"import sys, {', '.join(serving)}\n"
+        "print(sorted({'torch', 'sklearn'} & set(sys.modules)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT
+    )
+    assert run.stdout.strip() == "[]", run.stderr
+
+
+def test_files_stay_small():
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in [*(ROOT / "model").rglob("*.py"), *(ROOT / "service").rglob("*.py")]
+        if (lines := len(path.read_text().splitlines())) > 320
+    }
+    assert not long

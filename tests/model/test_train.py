@@ -1,0 +1,186 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.augment import augment
+from model.checkpoint import CheckpointError, load, save
+from model.data import load as load_data
+from model.export import export
+from model.recipe import Augmentation, Recipe, RecipeError, Schedule, read_recipe
+from model.train import TrainingError, train
+from tests.builders import DATA, random_batch
+
+VOWELS = DATA / "JapaneseVowels.npz"
+SMALL = {"hidden_size": 16, "num_layers": 1, "dropout": 0.0}
+
+
+def recipe(**fields):
+    base = {
+        "name": "small",
+        "dataset": VOWELS,
+        "model": SMALL,
+        "schedule": Schedule(steps=8, batch_size=16),
+    }
+    return Recipe(**(base | fields))
+
+
+def packed_bytes(checkpoint, path):
+    export(
+        checkpoint.model,
+        path,
+        name=checkpoint.name,
+        training=checkpoint.training,
+        golden=checkpoint.golden,
+    )
+    return path.read_bytes()
+
+
+def test_one_seed_gives_one_file_and_another_seed_another(tmp_path):
+    how = {"augmentation": Augmentation(jitter=0.1, warp=0.2), "model": SMALL | {"dropout": 0.1}}
+    a = packed_bytes(train(recipe(**how)), tmp_path / "a")
+    b = packed_bytes(train(recipe(**how)), tmp_path / "b")
+    c = packed_bytes(train(recipe(seed=1, **how)), tmp_path / "c")
+    assert a == b
+    assert a != c
+
+
+def test_training_learns_and_tells_its_progress():
+    steps = []
+    checkpoint = train(
+        recipe(schedule=Schedule(steps=120, batch_size=32), validation=0.2), steps.append
+    )
+    assert [s.step for s in steps] == list(range(1, 121))
+    losses = [s.loss for s in steps]
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+    assert checkpoint.training["scores"]["validation_probe_accuracy"] > 0.8
+    rates = [s.learning_rate for s in steps]
+    assert np.argmax(rates) == 11
+    assert rates[60] / rates[59] == pytest.approx(0.67 * 60 / 61, rel=1e-2)
+
+
+def test_features_are_standardized_from_the_training_part():
+    checkpoint = train(recipe())
+    values = load_data(VOWELS, "train").sequences.values
+    np.testing.assert_allclose(checkpoint.model.standardize.mean, values.mean(0), atol=1e-5)
+    np.testing.assert_allclose(checkpoint.model.standardize.std, values.std(0), rtol=1e-4)
+
+
+def test_a_constant_feature_stays_finite(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((60, 3)).astype(np.float32)
+    values[:, 1] = 7
+    np.savez(tmp_path / "x.npz", train_values=values, train_lengths=np.full(12, 5))
+    checkpoint = train(
+        recipe(dataset=tmp_path / "x.npz", objective={"classification": 0.0, "next_timestep": 1.0})
+    )
+    assert checkpoint.model.standardize.std[1] == 1
+    assert list(checkpoint.heads) == ["predictor.weight", "predictor.bias"]
+
+
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
+    checkpoint = train(recipe())
+    save(checkpoint, tmp_path / "c")
+    again = load(tmp_path / "c")
+    assert packed_bytes(again, tmp_path / "a") == packed_bytes(checkpoint, tmp_path / "b")
+    assert set(again.heads) == set(checkpoint.heads)
+    training = json.loads((tmp_path / "c" / "checkpoint.json").read_text())["training"]
+    assert training["dataset"]["sha256"] == load_data(VOWELS, "train").sha256
+    assert training["recipe"]["schedule"]["steps"] == 8
+    assert str(tmp_path.parent) not in json.dumps(training)
+
+
+def test_a_folder_that_is_no_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(OSError, match="No such file"):
+        load(tmp_path)
+    save(train(recipe()), tmp_path)
+    description = tmp_path / "checkpoint.json"
+    content = json.loads(description.read_text())
+    description.write_text(json.dumps(content | {"model": content["model"] | {"num_layers": 2}}))
+    with pytest.raises(CheckpointError, match=r"blocks\.1"):
+        load(tmp_path)
+    description.write_text(json.dumps(content | {"model": content["model"] | {"layers": 2}}))
+    with pytest.raises(CheckpointError, match="layers: Extra inputs"):
+        load(tmp_path)
+    description.write_text("{}")
+    with pytest.raises(CheckpointError, match="lacks 'model'"):
+        load(tmp_path)
+    description.write_text("{")
+    with pytest.raises(CheckpointError):
+        load(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_reason():
+    schedule = Schedule(steps=50, learning_rate=1e30, warmup=0.0, max_gradient_norm=1e30)
+    with pytest.raises(TrainingError, match=r"at step .* of 50, learning rate"):
+        train(recipe(schedule=schedule))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": SMALL | {"window_size": 10}}, "26 timesteps, the model takes at most 10"),
+        ({"model": SMALL | {"embed_dim": 3}}, "embed_dim is 3, the data set has 12 features"),
+        ({"model": SMALL | {"num_heads": 3}}, "multiple of num_heads"),
+        ({"model": SMALL | {"width": 3}}, "width: Extra inputs"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_data_is_an_error(fields, message):
+    with pytest.raises(RecipeError, match=message):
+        train(recipe(**fields))
+
+
+def test_classification_needs_labels(tmp_path):
+    np.savez(
+        tmp_path / "x.npz",
+        train_values=np.zeros((4, 2), np.float32),
+        train_lengths=np.array([2, 2]),
+    )
+    with pytest.raises(RecipeError, match="no labels; set classification = 0"):
+        train(recipe(dataset=tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "is not TOML"),
+        ("name = 'x'", "dataset: Field required"),
+        ("name = 'x'\ndataset = 'd'\nepochs = 3", "epochs: Extra inputs"),
+        ("name = 'x'\ndataset = 'd'\n[schedule]\nsteps = 0", r"schedule\.steps: .* greater"),
+        ("name = 'x'\ndataset = 'd'\n[schedule]\nsteps = '9'", r"schedule\.steps: .* integer"),
+        (
+            "name = 'x'\ndataset = 'd'\n[objective]\nclassification = 0.0\nnext_timestep = 0.0",
+            "nothing would be trained",
+        ),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_an_error(tmp_path, text, message):
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(tmp_path / "r.toml")
+
+
+def test_a_recipes_data_set_is_beside_it(tmp_path):
+    (tmp_path / "r.toml").write_text("name = 'x'\ndataset = 'sets/d.npz'")
+    assert read_recipe(tmp_path / "r.toml").dataset == Path(tmp_path / "sets" / "d.npz").resolve()
+
+
+def test_augmentation_changes_sequences_within_bounds():
+    batch = random_batch([10, 20, 1, 30], 3)
+    std = np.ones(3, dtype=np.float32)
+    rng = np.random.default_rng(0)
+    assert augment(batch, Augmentation(), std, 30, rng) is batch
+
+    noisy = augment(batch, Augmentation(jitter=0.1), std, 30, rng)
+    assert noisy.lengths.tolist() == batch.lengths.tolist()
+    assert 0.08 < np.std(noisy.values - batch.values) < 0.12
+
+    warped = augment(batch, Augmentation(warp=0.5), std, 30, rng)
+    assert (warped.lengths <= 30).all()
+    assert (warped.lengths >= batch.lengths * 0.4).all()
+    assert warped.lengths.tolist() != batch.lengths.tolist()
+    for before, after in zip(batch.split(), warped.split(), strict=True):
+        np.testing.assert_allclose(after[0], before[0], atol=1e-6)
+        if len(after) > 1:
+            np.testing.assert_allclose(after[-1], before[-1], atol=1e-5)
