@@ -76,6 +76,8 @@ class Recipe(_Table):
     seed: int = Field(default=0, ge=0)
     validation: float = Field(default=0.0, ge=0.0, le=0.5)
     """Share of the training split held out for scores."""
+    score_test: bool = False
+    """Whether to score the test split, once, when training is over; nothing else reads it."""
     threads: int = Field(default=1, ge=1)
     """Torch threads; another number may round sums differently and so train another model."""
     model: dict[str, Any] = Field(default_factory=dict)

@@ -134,12 +134,15 @@ def train(recipe: Recipe, progress: Callable[[Step], None] = lambda _: None) -> 
         optimizer.step()
         progress(Step(step + 1, recipe.schedule.steps, loss.item(), rate))
 
+    others = {} if held_out is None else {"validation": held_out}
+    if recipe.score_test:
+        others["test"] = load(recipe.dataset, "test")
     return Checkpoint(
         model=learner.encoder.eval(),
         heads=learner.heads.state_dict(),
         golden=whole.sequences.split()[0],
         name=recipe.name,
-        training=_describe(recipe, whole, _scores(learner, data, held_out)),
+        training=_describe(recipe, whole, _scores(learner, data, others)),
     )
 
 
@@ -228,17 +231,18 @@ def _set_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, step: in
     return rate
 
 
-def _scores(learner: Learner, data: Dataset, held_out: Dataset | None) -> dict[str, float]:
-    """Accuracies of a linear probe, on the validation part where there is one."""
-    if held_out is None or data.labels is None or held_out.labels is None:
+def _scores(learner: Learner, data: Dataset, others: dict[str, Dataset]) -> dict[str, float]:
+    """Accuracy, on each other part, of a linear probe fitted on the training part."""
+    if data.labels is None:
         return {}
-    probed = linear_probe(
-        embed(learner.encoder, data.sequences),
-        data.labels,
-        embed(learner.encoder, held_out.sequences),
-        held_out.labels,
-    )
-    return {"validation_probe_accuracy": probed}
+    embeddings = embed(learner.encoder, data.sequences)
+    return {
+        f"{part}_probe_accuracy": linear_probe(
+            embeddings, data.labels, embed(learner.encoder, other.sequences), other.labels
+        )
+        for part, other in others.items()
+        if other.labels is not None
+    }
 
 
 def _describe(recipe: Recipe, data: Dataset, scores: dict[str, float]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The `tritserve` command."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +23,11 @@ model_option = click.option(
     envvar="TRITSERVE_MODEL",
     help="Packed model; the embedded one if not given.",
 )
+
+
+def progress_bar(total: int, unit: str) -> "tqdm[object]":
+    """A progress bar, redrawn seldom where nobody watches a terminal."""
+    return tqdm(total=total, unit=unit, mininterval=0.1 if sys.stderr.isatty() else 10)
 
 
 class _Commands(click.Group):
@@ -61,10 +67,12 @@ def train(recipe: Path, out: Path | None, overwrite: bool) -> None:
     folder = out or Path("runs") / read.name
     if (folder / DESCRIPTION).exists() and not overwrite:
         raise click.ClickException(f"{folder} holds a checkpoint; --overwrite replaces it")
-    with tqdm(total=read.schedule.steps, unit="step") as bar:
+    with progress_bar(read.schedule.steps, "step") as bar:
 
         def show(step: Step) -> None:
-            bar.set_postfix(loss=f"{step.loss:.3f}", rate=f"{step.learning_rate:.1e}")
+            bar.set_postfix(
+                loss=f"{step.loss:.3f}", rate=f"{step.learning_rate:.1e}", refresh=False
+            )
             bar.update()
 
         checkpoint = run(read, show)
