@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -25,7 +26,7 @@ model_option = click.option(
 )
 
 
-def progress_bar(total: int, unit: str) -> "tqdm[object]":
+def progress_bar(total: int, unit: str) -> "tqdm[Any]":
     """A progress bar, redrawn seldom where nobody watches a terminal."""
     return tqdm(total=total, unit=unit, mininterval=0.1 if sys.stderr.isatty() else 10)
 

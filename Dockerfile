@@ -1,0 +1,24 @@
+# The final image holds Python, the serving packages and the model: no torch, no compiler, no pip.
+ARG PYTHON=docker.io/library/python:3.11-slim-bookworm
+
+FROM ${PYTHON} AS build
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends g++ \
+ && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv /build && python3 -m venv --without-pip /opt/tritserve
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY model model
+COPY service service
+RUN /build/bin/pip --python /opt/tritserve/bin/python install --no-cache-dir . \
+ && find /opt/tritserve -type d -name tests -path '*/numpy/*' -prune -exec rm -r {} +
+
+FROM ${PYTHON}
+COPY --from=build /opt/tritserve /opt/tritserve
+ENV PATH=/opt/tritserve/bin:$PATH PYTHONDONTWRITEBYTECODE=1 TRITSERVE_HOST=0.0.0.0
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
+  CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health/ready', timeout=2)"]
+ENTRYPOINT ["tritserve"]
+CMD ["serve"]

@@ -1,0 +1,34 @@
+PYTHON ?= python3
+PORT ?= 8000
+MODEL ?=
+
+BIN := .venv/bin
+
+.PHONY: serve test format clean
+
+serve: .venv/serving
+	$(BIN)/tritserve serve --port $(PORT) $(if $(MODEL),--model $(MODEL))
+
+test: .venv/testing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: .venv/testing
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/serving: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/testing: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ .venv/serving
