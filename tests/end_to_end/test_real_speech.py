@@ -1,0 +1,152 @@
+"""The whole path on real speech: train, pack, serve, embed, judge."""
+
+import json
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import safetensors.numpy
+from click.testing import CliRunner
+
+from model.data import load
+from model.packed import read
+from model.pretrained import DEFAULT_MODEL
+from model.probe import linear_probe
+from service.cli import main
+from service.client import Client
+from tests.builders import DATA, cosines
+from tests.end_to_end.server import serving
+
+VOWELS = DATA / "JapaneseVowels.npz"
+RECIPE = DEFAULT_MODEL.with_suffix(".toml")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    with serving(log=tmp_path_factory.mktemp("serve") / "log") as (url, _):
+        yield url
+
+
+def utterances(split):
+    data = load(VOWELS, split)
+    return data.sequences.split(), data.labels
+
+
+def probe(client):
+    (train, train_labels), (test, test_labels) = utterances("train"), utterances("test")
+    return linear_probe(client.embed(train), train_labels, client.embed(test), test_labels)
+
+
+def test_json_and_binary_give_the_same_embeddings(url):
+    test, _ = utterances("test")
+    body = {"sequences": [sequence.tolist() for sequence in test]}
+    answer = httpx.post(f"{url}/embed", json=body, timeout=60).raise_for_status().json()
+    from_json = np.array(answer["embeddings"], dtype=np.float32)
+    assert from_json.shape == (370, 64)
+    assert answer["usage"] == {"sequences": 370, "timesteps": 5687, "truncated": []}
+
+    tensors = {
+        "values": np.concatenate(test),
+        "lengths": np.array([len(sequence) for sequence in test]),
+    }
+    answer = httpx.post(
+        f"{url}/embed",
+        content=safetensors.numpy.save(tensors),
+        headers={
+            "Content-Type": "application/vnd.safetensors",
+            "Accept": "application/vnd.safetensors",
+        },
+        timeout=60,
+    ).raise_for_status()
+    from_tensors = safetensors.numpy.load(answer.content)["embeddings"]
+    assert from_tensors.tobytes() == from_json.tobytes()
+
+
+def test_the_embedded_model_tells_speakers_apart(url):
+    with Client(url) as client:
+        assert probe(client) >= 0.975
+
+
+def test_info_says_what_the_bytes_say(url):
+    data = DEFAULT_MODEL.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    packed = [v for k, v in header.items() if k.endswith(".packed")]
+    stored = sum(v["data_offsets"][1] - v["data_offsets"][0] for v in packed)
+    info = httpx.get(f"{url}/info").json()
+    weights = 2 * (192 * 64 + 64 * 64 + 2 * 256 * 64)
+    assert info["bits_per_weight"] == pytest.approx(8 * stored / weights, rel=1e-12)
+    assert info["bits_per_weight"] == pytest.approx(1.6, abs=1e-3)
+    assert info["output_size"] == 64
+    assert info["revision"] == read(DEFAULT_MODEL).revision
+
+
+def test_a_binary_model_is_trained_packed_served_and_good(tmp_path):
+    recipe = RECIPE.read_text()
+    recipe = recipe.replace("../../data/JapaneseVowels.npz", str(VOWELS))
+    recipe = recipe.replace("[model]\n", '[model]\nquantize = "binary"\n')
+    (tmp_path / "binary.toml").write_text(recipe.replace("steps = 1200", "steps = 600"))
+    run(["train", tmp_path / "binary.toml", "--out", tmp_path / "checkpoint"])
+    run(["pack", tmp_path / "checkpoint", tmp_path / "binary.safetensors"])
+    with (
+        serving("--model", tmp_path / "binary.safetensors", log=tmp_path / "log") as (url, _),
+        Client(url) as client,
+    ):
+        assert client.info()["bits_per_weight"] == 1.0
+        assert client.info()["config"]["quantize"] == "binary"
+        assert probe(client) >= 0.96
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "safetensors"])
+def test_the_command_embeds_files_as_the_service_does(url, tmp_path, form):
+    test, _ = utterances("test")
+    with Client(url) as client:
+        expected = client.embed(test)
+    out = tmp_path / f"embeddings.{form}"
+    run(["embed", VOWELS, out, "--split", "test"])
+    if form == "npy":
+        got = np.load(out)
+    elif form == "npz":
+        got = np.load(out)["embeddings"]
+    else:
+        got = safetensors.numpy.load_file(out)["embeddings"]
+    assert got.tobytes() == expected.tobytes()
+
+
+def test_torch_and_the_engine_agree_on_real_speech(url, tmp_path):
+    """The embedded file's weights in the torch model: cosine 0.9999 and more on every utterance."""
+    from model.bitnet import BitNet  # noqa: PLC0415
+    from tests.builders import torch_embed, unpacked_state  # noqa: PLC0415
+
+    packed = read(DEFAULT_MODEL)
+    model = BitNet(packed.config).eval()
+    model.load_state_dict(unpacked_state(packed))
+    data = load(VOWELS, "test")
+    with Client(url) as client:
+        got = client.embed(data.sequences.split())
+    similar = cosines(got, torch_embed(model, data.sequences))
+    assert similar.min() >= 0.9999
+
+
+def run(arguments):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_commands_say_what_is_wrong_in_one_line(tmp_path):
+    hostile = Path(__file__).parent.parent / "attacks" / "byte_243.safetensors"
+    for arguments, message in [
+        (["inspect", hostile], "byte 0 is 243"),
+        (["evaluate", DEFAULT_MODEL, hostile], "data set"),
+        (["train", hostile], "is not TOML"),
+        (["pack", tmp_path, tmp_path / "x"], "No such file"),
+        (["serve", "--model", hostile], "byte 0 is 243"),
+        (["embed", VOWELS, tmp_path / "x.csv"], ".csv"),
+        (["embed", VOWELS, tmp_path / "x.npy"], "--split"),
+    ]:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exit_code != 0
+        assert message in result.output, (arguments, result.output)
+        assert "Traceback" not in result.output
+    assert "20.0x" in run(["inspect"])
