@@ -55,11 +55,10 @@ def load(path: Path, split: Split) -> Dataset:
         DataError: it is not of the form in `data/README.md`, or has no such split.
     """
     content = path.read_bytes()
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not an .npz file, as a data set is")
     try:
-        arrays = np.load(path, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} holds one array; a data set is an .npz of several")
-        with arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             return _parse(arrays, split, path.stem, hashlib.sha256(content).hexdigest())
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: {error}") from error

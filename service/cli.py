@@ -3,18 +3,26 @@
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import numpy as np
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from model.engine import Engine
-from model.errors import UserError
+from model.errors import UserError, explain
 from model.packed import read
 from model.pretrained import DEFAULT_MODEL
+from model.sequences import Sequences
 from service.describe import describe
+from service.errors import ServiceError
+from service.files import check_suffix, read_sequences, write_embeddings
+from service.options import Options, Overlong, finish, truncate
+
+EMBED_TIMESTEPS = 8_192
 
 file_argument = click.Path(path_type=Path, exists=True, dir_okay=False)
 model_option = click.option(
@@ -24,6 +32,14 @@ model_option = click.option(
     envvar="TRITSERVE_MODEL",
     help="Packed model; the embedded one if not given.",
 )
+
+
+def chunks(sequences: Sequences, timesteps: int) -> Iterator[Sequences]:
+    """Consecutive parts of a batch, of about `timesteps` timesteps each."""
+    ends = np.cumsum(sequences.lengths)
+    cuts = np.flatnonzero(np.diff(ends // timesteps)) + 1
+    for rows in np.split(np.arange(len(sequences)), cuts):
+        yield sequences.select(rows)
 
 
 def progress_bar(total: int, unit: str) -> "tqdm[Any]":
@@ -37,7 +53,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except (UserError, OSError) as error:
+        except (UserError, ServiceError, OSError) as error:
             raise click.ClickException(str(error)) from error
         except ModuleNotFoundError as error:
             if error.name not in {"torch", "sklearn"}:
@@ -51,6 +67,57 @@ class _Commands(click.Group):
 @click.version_option(package_name="tritserve")
 def main() -> None:
     """Trains, packs and serves BitNet sequence encoders."""
+
+
+@main.command()
+@model_option
+@click.option("--host", help="Address to listen on; 127.0.0.1 if not given.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="8000 if not given.")
+def serve(model: Path, **given: Any) -> None:
+    """Serves a packed model over HTTP; TRITSERVE_ variables set the rest."""
+    import uvicorn  # noqa: PLC0415
+
+    from service.app import create_app  # noqa: PLC0415
+    from service.settings import Settings  # noqa: PLC0415
+
+    try:
+        settings = Settings(model=model, **{k: v for k, v in given.items() if v is not None})
+    except ValidationError as error:
+        raise click.ClickException(f"settings: {explain(error)}") from error
+    engine = Engine.load(settings.model)
+    app = create_app(settings, engine)
+    uvicorn.run(app, host=settings.host, port=settings.port, server_header=False)
+
+
+@main.command()
+@click.argument("source", metavar="IN", type=file_argument)
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@model_option
+@click.option("--split", type=click.Choice(["train", "test"]), help="Of a data set's file.")
+@click.option("--overlong", type=click.Choice(get_args(Overlong)), default="error")
+@click.option("--normalize", is_flag=True, help="Scale embeddings to unit length.")
+def embed(
+    source: Path, out: Path, model: Path, split: str | None, overlong: Overlong, normalize: bool
+) -> None:
+    """Embeds the sequences in a file IN and writes the embeddings to OUT.
+
+    Both are .npy, .npz or .safetensors; IN holds [batch, seq_len, embed_dim], or values
+    [timesteps, embed_dim] and lengths [batch].
+    """
+    check_suffix(out)
+    engine = Engine.load(model)
+    sequences, truncated = truncate(
+        read_sequences(source, split), overlong, engine.model.config.max_timesteps
+    )
+    parts = []
+    with progress_bar(len(sequences), "sequence") as bar:
+        for part in chunks(sequences, EMBED_TIMESTEPS):
+            parts.append(engine.embed(part.values, part.lengths))
+            bar.update(len(part))
+    rows = finish(np.concatenate(parts), Options(normalize=normalize)).rows
+    write_embeddings(out, rows)
+    shortened = f", {len(truncated)} of them shortened" if truncated else ""
+    click.echo(f"{out}: {len(rows)} embeddings of {rows.shape[1]} numbers{shortened}")
 
 
 @main.command()

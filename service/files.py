@@ -36,7 +36,8 @@ def read_sequences(path: Path, split: str | None = None) -> Sequences:
     try:
         content = _arrays(path)
     except (ValueError, EOFError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
-        raise FileError(f"{path} is not a {path.suffix} file: {error}") from error
+        reason = "it holds Python objects or no arrays" if "pickle" in str(error) else error
+        raise FileError(f"{path} is not a {path.suffix} file of numbers: {reason}") from error
     if not isinstance(content, dict):
         if content.ndim != 3:
             raise FileError(

@@ -138,7 +138,7 @@ def test_the_commands_say_what_is_wrong_in_one_line(tmp_path):
     hostile = Path(__file__).parent.parent / "attacks" / "byte_243.safetensors"
     for arguments, message in [
         (["inspect", hostile], "byte 0 is 243"),
-        (["evaluate", DEFAULT_MODEL, hostile], "data set"),
+        (["evaluate", DEFAULT_MODEL, hostile], "is not an .npz file"),
         (["train", hostile], "is not TOML"),
         (["pack", tmp_path, tmp_path / "x"], "No such file"),
         (["serve", "--model", hostile], "byte 0 is 243"),

@@ -29,8 +29,21 @@ FLOORS = {
     "model.export": 5,
     "model.train": 5,
     "service": 6,
+    "service.errors": 7,
+    "service.settings": 7,
     "service.describe": 7,
-    "service.cli": 10,
+    "service.files": 7,
+    "service.media": 8,
+    "service.options": 8,
+    "service.body": 8,
+    "service.batcher": 8,
+    "service.wire": 9,
+    "service.metrics": 9,
+    "service.embedding": 10,
+    "service.openapi": 10,
+    "service.client": 10,
+    "service.app": 11,
+    "service.cli": 12,
 }
 
 

@@ -1,0 +1,152 @@
+"""The HTTP application: routes, error answers and request metrics around one engine."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from model.engine import Engine
+from service import openapi
+from service.embedding import EmbeddingService
+from service.errors import (
+    ClientGoneError,
+    QueueFullError,
+    ServiceError,
+    UnknownPathError,
+    WrongMethodError,
+)
+from service.metrics import Metrics
+from service.settings import Settings
+
+ROUTES = ("/embed", "/info", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json")
+
+log = logging.getLogger("tritserve")
+
+
+def create_app(settings: Settings, engine: Engine) -> FastAPI:
+    """The application around a loaded engine."""
+    model = engine.model
+    labels = {"name": model.name, "revision": model.revision, "kernel": engine.kernel}
+    metrics = Metrics(ROUTES, openapi.STATUSES, labels)
+    service = EmbeddingService(settings, engine, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = FastAPI(
+        title="tritserve",
+        version=version("tritserve"),
+        description="Embeddings of numeric sequences, computed from 1.58-bit or 1-bit weights.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(_RequestMetrics, metrics=metrics)
+    app.add_exception_handler(ServiceError, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(Exception, _answer_bug)
+    _add_service(app, service)
+    _add_docs(app)
+    return app
+
+
+def _add_service(app: FastAPI, service: EmbeddingService) -> None:
+    @app.post("/embed", **openapi.EMBED)
+    async def embed(request: Request) -> Response:
+        return await service.embed(request)
+
+    @app.get("/info", **openapi.INFO)
+    async def info() -> dict[str, Any]:
+        return service.info()
+
+    @app.get("/health/live", **openapi.LIVE)
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/health/ready", **openapi.READY)
+    async def ready() -> dict[str, str]:
+        service.check_ready()
+        return {"status": "ready"}
+
+    @app.get("/metrics", **openapi.METRICS)
+    async def metrics() -> Response:
+        content = generate_latest(service.metrics.registry)
+        return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _add_docs(app: FastAPI) -> None:
+    """The API's page, with its assets served from here: nothing is loaded from elsewhere."""
+    assets = StaticFiles(packages=[("fastapi_swagger", "resources")])
+    app.mount("/docs/assets", assets)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title="tritserve",
+            swagger_js_url="docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="docs/assets/swagger-ui.css",
+            swagger_favicon_url="docs/assets/favicon-32x32.png",
+        )
+
+
+class _RequestMetrics:
+    """Counts answers by route and status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        route = scope["path"] if scope["path"] in ROUTES else "other"
+
+        async def count(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._count(route, message["status"])
+            await send(message)
+
+        await self.app(scope, receive, count)
+
+    def _count(self, route: str, status: int) -> None:
+        self.metrics.requests.labels(route, str(status)).inc()
+        if status == QueueFullError.status:
+            self.metrics.rejected.inc()
+        elif status == ClientGoneError.status:
+            self.metrics.cancelled.inc()
+
+
+async def _answer_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError)
+    return JSONResponse(error.body(), error.status, error.headers)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == WrongMethodError.status:
+        allow = (error.headers or {}).get("Allow")
+        message = f"{path} does not take {request.method}, only {allow}"
+        return await _answer_error(request, WrongMethodError(message, allow=allow))
+    return await _answer_error(request, UnknownPathError(f"nothing is served at {path}"))
+
+
+async def _answer_bug(request: Request, error: Exception) -> JSONResponse:
+    log.error("a bug in answering %s", request.url.path, exc_info=error)
+    return await _answer_error(request, ServiceError("a bug in the service; its log tells more"))

@@ -1,0 +1,316 @@
+"""The queue between requests and an engine.
+
+It knows no model and no HTTP: it is given a callable that turns a ragged batch into rows. Batches
+form while the callable is busy, never by a timer: when it is free, whatever waits goes in, up to a
+budget of timesteps. Every waiting job gets an equal share of a batch, so that a large one is
+computed in pieces and does not hold up small ones; that is right only because an answer does not
+depend on its batch.
+
+Admission is counted in timesteps, from submission until the answer, the refusal or the caller's
+leaving. A job larger than the whole limit is admitted when nothing else is there.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from model.sequences import FloatArray, LengthArray, Sequences
+from service.errors import DeadlineError, QueueFullError, ServiceError, UnavailableError
+
+Compute = Callable[[FloatArray, LengthArray], FloatArray]
+
+# Until something was measured; only the first Retry-After depends on it.
+INITIAL_RATE = 50_000.0
+RATE_SMOOTHING = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A job's answer.
+
+    Attributes:
+        rows: `[batch, hidden_size]` float32.
+        queue_seconds: from submission until its first sequence was computed.
+        compute_seconds: spent in calls that computed its sequences.
+    """
+
+    rows: FloatArray
+    queue_seconds: float
+    compute_seconds: float
+
+
+@dataclass(eq=False)
+class _Job:
+    sequences: Sequences
+    offsets: LengthArray
+    deadline: float | None
+    future: asyncio.Future[Result]
+    submitted: float
+    started: float | None = None
+    compute_seconds: float = 0.0
+    taken: int = 0
+    rows: list[FloatArray] = field(default_factory=list)
+
+    @property
+    def exhausted(self) -> bool:
+        return self.taken == len(self.sequences)
+
+    def take(self, timesteps: int) -> "_Piece":
+        """The next sequences, of at most `timesteps` timesteps but at least one."""
+        start = self.taken
+        limit = self.offsets[start] + timesteps
+        self.taken = max(start + 1, int(np.searchsorted(self.offsets, limit, side="right")) - 1)
+        return _Piece(self, start, self.taken)
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    job: _Job
+    start: int
+    stop: int
+
+    @property
+    def values(self) -> FloatArray:
+        offsets = self.job.offsets
+        return self.job.sequences.values[offsets[self.start] : offsets[self.stop]]
+
+    @property
+    def lengths(self) -> LengthArray:
+        return self.job.sequences.lengths[self.start : self.stop]
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """One call of the engine: its sequences, timesteps and seconds."""
+
+    sequences: int
+    timesteps: int
+    seconds: float
+
+
+class Batcher:
+    """Gathers jobs into batches for one engine, which runs in a thread of its own.
+
+    Args:
+        compute: takes `values [timesteps, embed_dim]` and `lengths [batch]`, returns
+            `[batch, hidden_size]`; called in one thread, one call at a time.
+        refused: exceptions by which `compute` refuses a batch for what is in it; they reach only
+            the job that caused them. Any other exception is a failure of the engine.
+        queue_timesteps: limit of admission.
+        batch_timesteps: budget of one call.
+        on_batch: called after each call.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        *,
+        refused: tuple[type[Exception], ...],
+        queue_timesteps: int,
+        batch_timesteps: int,
+        on_batch: Callable[[BatchReport], None] = lambda _: None,
+    ) -> None:
+        self._compute = compute
+        self._refused = refused
+        self._queue_timesteps = queue_timesteps
+        self._batch_timesteps = batch_timesteps
+        self._on_batch = on_batch
+        self._jobs: deque[_Job] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._worker: asyncio.Task[None] | None = None
+        self._rate = INITIAL_RATE
+        self._call_started: float | None = None
+        self._draining = False
+        self._admitted: set[_Job] = set()
+        self.failure: str | None = None
+
+    def start(self) -> None:
+        """Starts computing; call it inside the event loop."""
+        self._worker = asyncio.create_task(self._run(), name="batcher")
+
+    @property
+    def admitted_requests(self) -> int:
+        """Jobs waiting or computing."""
+        return len(self._admitted)
+
+    @property
+    def admitted_timesteps(self) -> int:
+        """Timesteps waiting or computing."""
+        return sum(len(job.sequences.values) for job in self._admitted)
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the current call of the engine has been running, 0 if there is none."""
+        return 0.0 if self._call_started is None else time.monotonic() - self._call_started
+
+    async def submit(self, sequences: Sequences, deadline: float | None = None) -> Result:
+        """Computes a batch.
+
+        Cancelling the caller frees its place; sequences not yet computed never are.
+
+        Args:
+            sequences: the job.
+            deadline: on the clock of `time.monotonic`; a job is not computed after it.
+
+        Raises:
+            QueueFullError: there is no place for so many timesteps now.
+            UnavailableError: the batcher drains, or the engine has failed.
+            DeadlineError: the deadline passed.
+            Exception: one of `refused`, caused by this job.
+        """
+        self._check_available()
+        self._check_room(len(sequences.values))
+        job = _Job(
+            sequences=sequences,
+            offsets=sequences.offsets,
+            deadline=deadline,
+            future=asyncio.get_running_loop().create_future(),
+            submitted=time.monotonic(),
+        )
+        self._admitted.add(job)
+        self._idle.clear()
+        self._jobs.append(job)
+        self._wake.set()
+        try:
+            return await asyncio.wait_for(
+                job.future, None if deadline is None else max(0.0, deadline - time.monotonic())
+            )
+        except TimeoutError as error:
+            raise DeadlineError("the request's time limit passed before it was computed") from error
+        finally:
+            self._admitted.remove(job)
+            if not self._admitted:
+                self._idle.set()
+
+    async def drain(self, seconds: float) -> bool:
+        """Admits nothing more, finishes what was admitted, and stops.
+
+        Args:
+            seconds: the longest to wait.
+
+        Returns:
+            Whether everything was finished in time; what was not is answered UnavailableError.
+        """
+        self._draining = True
+        finished = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        except TimeoutError:
+            finished = False
+            self._fail_all(UnavailableError("the service stopped before this was computed"))
+        if self._worker:
+            self._worker.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._worker
+        self._thread.shutdown(wait=finished, cancel_futures=True)
+        return finished
+
+    def _check_available(self) -> None:
+        if self.failure:
+            raise UnavailableError(f"the engine has failed: {self.failure}")
+        if self._draining:
+            raise UnavailableError("the service is stopping")
+
+    def _check_room(self, timesteps: int) -> None:
+        waiting = self.admitted_timesteps
+        if waiting and waiting + timesteps > self._queue_timesteps:
+            excess = min(waiting, waiting + timesteps - self._queue_timesteps)
+            raise QueueFullError(
+                f"{waiting} timesteps are waiting, this request has {timesteps}, "
+                f"the queue takes {self._queue_timesteps}",
+                retry_after=max(1, math.ceil(excess / self._rate)),
+            )
+
+    async def _run(self) -> None:
+        while True:
+            batch = self._form_batch()
+            if not batch:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            try:
+                await self._compute_batch(batch)
+            except Exception as error:
+                self.failure = f"{type(error).__name__}: {error}"
+                self._fail_all(UnavailableError(f"the engine has failed: {self.failure}"))
+
+    def _form_batch(self) -> list[_Piece]:
+        """Takes sequences from the waiting jobs in turn, an equal share each."""
+        now = time.monotonic()
+        self._jobs = deque(
+            job
+            for job in self._jobs
+            if not job.future.done() and (job.deadline is None or job.deadline > now)
+        )
+        pieces: list[_Piece] = []
+        left = self._batch_timesteps
+        while self._jobs and left > 0:
+            job = self._jobs[0]
+            first = int(job.sequences.lengths[job.taken])
+            if pieces and first > left:
+                break
+            self._jobs.popleft()
+            piece = job.take(max(left // (len(self._jobs) + 1), 1))
+            if job.started is None:
+                job.started = now
+            pieces.append(piece)
+            left -= len(piece.values)
+            if not job.exhausted:
+                self._jobs.append(job)
+        return pieces
+
+    async def _compute_batch(self, pieces: list[_Piece]) -> None:
+        try:
+            rows = await self._call(pieces)
+        except self._refused as error:
+            if len(pieces) > 1:
+                # One of them is at fault: alone, each gets its own answer.
+                for piece in pieces:
+                    await self._compute_batch([piece])
+            elif not pieces[0].job.future.done():
+                pieces[0].job.future.set_exception(error)
+            return
+        ends = np.cumsum([piece.stop - piece.start for piece in pieces])
+        for piece, part in zip(pieces, np.split(rows, ends[:-1]), strict=True):
+            self._deliver(piece.job, part)
+
+    async def _call(self, pieces: list[_Piece]) -> FloatArray:
+        values = np.concatenate([piece.values for piece in pieces])
+        lengths = np.concatenate([piece.lengths for piece in pieces])
+        self._call_started = time.monotonic()
+        try:
+            rows = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._compute, values, lengths
+            )
+        finally:
+            seconds = time.monotonic() - self._call_started
+            self._call_started = None
+            for job in {piece.job for piece in pieces}:
+                job.compute_seconds += seconds
+        rate = len(values) / max(seconds, 1e-9)
+        self._rate += RATE_SMOOTHING * (rate - self._rate)
+        self._on_batch(BatchReport(len(lengths), len(values), seconds))
+        return rows
+
+    def _deliver(self, job: _Job, part: FloatArray) -> None:
+        job.rows.append(part)
+        if job.future.done() or sum(map(len, job.rows)) < len(job.sequences):
+            return
+        queued = (job.started or job.submitted) - job.submitted
+        job.future.set_result(Result(np.concatenate(job.rows), queued, job.compute_seconds))
+
+    def _fail_all(self, error: ServiceError) -> None:
+        self._jobs.clear()
+        for job in self._admitted:
+            if not job.future.done():
+                job.future.set_exception(error)

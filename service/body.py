@@ -1,0 +1,64 @@
+"""A request's body, and whether its client is still there."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from service.errors import BodyTooLargeError, ClientGoneError
+
+T = TypeVar("T")
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Reads a body, but no more than `limit` bytes of it.
+
+    Raises:
+        BodyTooLargeError: the body is, or says that it is, longer.
+        ClientGoneError: the client left before it had sent everything.
+    """
+    declared = request.headers.get("content-length")
+    if declared and declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
+        raise _too_large(limit, f"{declared[:18]} bytes")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit, f"more than {limit} bytes")
+            chunks.append(chunk)
+    except ClientDisconnect as error:
+        raise ClientGoneError("the client left before its request was complete") from error
+    return b"".join(chunks)
+
+
+def _too_large(limit: int, actual: str) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the body has {actual}; at most {limit} are read", limit=limit)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Awaits `work`, and cancels it when the client leaves.
+
+    The request's body must have been read.
+
+    Raises:
+        ClientGoneError: the client left.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_until_disconnected(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGoneError("the client left before the answer")
+    finally:
+        for pending in (task, watch):
+            pending.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _until_disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

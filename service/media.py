@@ -1,0 +1,48 @@
+"""The media types of requests and answers."""
+
+from service.errors import NotAcceptableError
+
+JSON = "application/json"
+NPY = "application/x-npy"
+SAFETENSORS = "application/vnd.safetensors"
+MEDIA_TYPES = (JSON, NPY, SAFETENSORS)
+
+
+def negotiate(accept: str | None) -> str:
+    """The media type of the answer: the one that `Accept` likes best, JSON among equals.
+
+    Raises:
+        NotAcceptableError: it names none of `MEDIA_TYPES`.
+    """
+    likes = [_parse_range(part) for part in (accept or "*/*").split(",") if part.strip()]
+    best, best_quality = "", 0.0
+    for media_type in MEDIA_TYPES:
+        matches = [
+            (specificity, quality)
+            for pattern, quality in likes
+            if (specificity := _matches(pattern, media_type))
+        ]
+        quality = max(matches)[1] if matches else 0.0
+        if quality > best_quality:
+            best, best_quality = media_type, quality
+    if not best:
+        raise NotAcceptableError(f"Accept is {accept}; the answer can be {', '.join(MEDIA_TYPES)}")
+    return best
+
+
+def _parse_range(text: str) -> tuple[str, float]:
+    pattern, *parameters = (part.strip() for part in text.lower().split(";"))
+    quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+    try:
+        return pattern, float(quality)
+    except ValueError:
+        return pattern, 0.0
+
+
+def _matches(pattern: str, media_type: str) -> int:
+    """How specifically a media range matches: 3 exactly, 2 by its type, 1 at all, 0 not."""
+    if pattern == media_type:
+        return 3
+    if pattern == f"{media_type.split('/', maxsplit=1)[0]}/*":
+        return 2
+    return int(pattern == "*/*")

@@ -1,0 +1,86 @@
+"""The service's metrics, each defined once, all of them there from the start."""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from service.batcher import BatchReport
+
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """One registry and what is in it.
+
+    Args:
+        routes: the paths whose requests are counted.
+        statuses: the statuses that they answer with.
+        model: labels that tell which model is served.
+    """
+
+    def __init__(
+        self, routes: Iterable[str], statuses: Iterable[int], model: dict[str, str]
+    ) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "tritserve_requests", "Answered requests.", ["route", "status"], registry=registry
+        )
+        codes = [str(status) for status in statuses]
+        for route in routes:
+            for code in codes:
+                self.requests.labels(route, code)
+        self.timesteps = Counter(
+            "tritserve_timesteps", "Timesteps of answered sequences.", registry=registry
+        )
+        self.queue_requests = Gauge(
+            "tritserve_queue_requests", "Requests waiting or computing.", registry=registry
+        )
+        self.queue_timesteps = Gauge(
+            "tritserve_queue_timesteps", "Timesteps waiting or computing.", registry=registry
+        )
+        self.batch_sequences = Histogram(
+            "tritserve_batch_sequences",
+            "Sequences in one call of the engine.",
+            buckets=SEQUENCES,
+            registry=registry,
+        )
+        self.batch_seconds = Histogram(
+            "tritserve_batch_seconds",
+            "Duration of one call of the engine.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "tritserve_queue_seconds",
+            "From admission of a request until it was computed.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.compute_seconds = Histogram(
+            "tritserve_compute_seconds",
+            "In calls of the engine, by request.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.encode_seconds = Histogram(
+            "tritserve_encode_seconds",
+            "Writing an answer's body.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.rejected = Counter(
+            "tritserve_rejected", "Requests refused because the queue was full.", registry=registry
+        )
+        self.cancelled = Counter(
+            "tritserve_cancelled",
+            "Requests whose client left before the answer.",
+            registry=registry,
+        )
+        info = Gauge("tritserve_model_info", "The served model.", list(model), registry=registry)
+        info.labels(**model).set(1)
+
+    def count_batch(self, report: BatchReport) -> None:
+        """Records one call of the engine."""
+        self.batch_sequences.observe(report.sequences)
+        self.batch_seconds.observe(report.seconds)

@@ -1,0 +1,146 @@
+"""What the API's description says beside the routes: bodies, answers, examples."""
+
+from typing import Any
+
+from service import errors
+from service.media import JSON, NPY, SAFETENSORS
+from service.options import Options
+from service.wire import EmbedBody
+
+_EMBED_ERRORS: tuple[type[errors.ServiceError], ...] = (
+    errors.UnparseableError,
+    errors.NotAcceptableError,
+    errors.BodyTooLargeError,
+    errors.UnsupportedMediaTypeError,
+    errors.InvalidError,
+    errors.QueueFullError,
+    errors.UnavailableError,
+    errors.DeadlineError,
+)
+
+STATUSES = (200, 404, 405, errors.ClientGoneError.status, *(e.status for e in _EMBED_ERRORS), 500)
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        }
+    },
+}
+_NUMBER = {"type": "number"}
+_COUNT = {"type": "integer", "minimum": 0}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+_ANSWER_SCHEMA = _object(
+    embeddings={"type": "array", "items": {"type": "array", "items": _NUMBER}},
+    model=_object(
+        name={"type": "string"},
+        revision={"type": "string", "description": "sha256 of the packed file"},
+        output_size=_COUNT,
+        quantize={"type": "string", "enum": ["ternary", "binary"]},
+        bits_per_weight=_NUMBER,
+    ),
+    usage=_object(
+        sequences=_COUNT,
+        timesteps=_COUNT,
+        truncated={"type": "array", "items": _COUNT, "description": "Rows that were shortened."},
+    ),
+    timing_ms=_object(queue=_NUMBER, compute=_NUMBER, total=_NUMBER),
+)
+_ANSWER_SCHEMA["properties"]["scales"] = {
+    "type": "array",
+    "items": _NUMBER,
+    "description": "Only with precision int8: factors that give the numbers back.",
+}
+
+
+def _error(error: type[errors.ServiceError]) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "description": (error.__doc__ or "").strip(),
+        "content": {JSON: {"schema": _ERROR_SCHEMA}},
+    }
+    if error in {errors.QueueFullError, errors.UnavailableError}:
+        answer["headers"] = {"Retry-After": {"schema": _COUNT, "description": "Seconds."}}
+    return answer
+
+
+def _query_parameters() -> list[dict[str, Any]]:
+    schema = Options.model_json_schema()["properties"]
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": "For npy and safetensors bodies. " + field.get("description", ""),
+            "schema": {k: v for k, v in field.items() if k not in {"title", "description"}},
+        }
+        for name, field in schema.items()
+    ]
+
+
+_TIMEOUT_HEADER = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "required": False,
+    "description": "How long the answer is of use; what is not computed by then never is.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
+}
+
+EMBED: dict[str, Any] = {
+    "summary": "Embed sequences",
+    "description": "The same sequence gives the same embedding, bit for bit, whatever its "
+    "neighbours. `Accept` picks the form of the answer.",
+    "responses": {
+        200: {
+            "description": "One embedding per sequence.",
+            "content": {
+                JSON: {"schema": _ANSWER_SCHEMA},
+                NPY: {"schema": {**_BINARY["schema"], "description": "[batch, hidden_size]"}},
+                SAFETENSORS: {
+                    "schema": {**_BINARY["schema"], "description": "embeddings, int8: scales"}
+                },
+            },
+        },
+        **{error.status: _error(error) for error in _EMBED_ERRORS},
+    },
+    "openapi_extra": {
+        "parameters": [*_query_parameters(), _TIMEOUT_HEADER],
+        "requestBody": {
+            "required": True,
+            "content": {
+                JSON: {
+                    "schema": EmbedBody.model_json_schema(),
+                    "example": {"sequences": [[[0.1, -0.2], [0.3, 0.4]], [[1.0, 2.0]]]},
+                },
+                NPY: {
+                    "schema": {**_BINARY["schema"], "description": "[batch, seq_len, embed_dim]"}
+                },
+                SAFETENSORS: {
+                    "schema": {
+                        **_BINARY["schema"],
+                        "description": "values [timesteps, embed_dim] and lengths [batch]",
+                    }
+                },
+            },
+        },
+    },
+}
+INFO: dict[str, Any] = {"summary": "The model, its configuration and the limits"}
+LIVE: dict[str, Any] = {"summary": "Whether the process runs"}
+READY: dict[str, Any] = {
+    "summary": "Whether requests can be answered",
+    "responses": {503: _error(errors.UnavailableError)},
+}
+METRICS: dict[str, Any] = {
+    "summary": "Metrics for Prometheus",
+    "responses": {200: {"description": "Metrics.", "content": {"text/plain": {}}}},
+}

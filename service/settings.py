@@ -1,0 +1,34 @@
+"""What an operator can set: arguments, or environment variables that begin with TRITSERVE_."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.pretrained import DEFAULT_MODEL
+
+
+class Settings(BaseSettings):
+    """The service's settings; the caller builds them, nothing is read at import.
+
+    Raises:
+        pydantic.ValidationError: a setting is unknown or out of range.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TRITSERVE_", frozen=True, extra="forbid")
+
+    model: Path = DEFAULT_MODEL
+    """The packed file."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65_535)
+    max_body_bytes: int = Field(default=64 * 2**20, ge=1)
+    max_sequences: int = Field(default=65_536, ge=1)
+    """Sequences in one request."""
+    queue_timesteps: int = Field(default=1_000_000, ge=1)
+    """Timesteps admitted at once, waiting or computing; more is answered 429."""
+    batch_timesteps: int = Field(default=8_192, ge=1)
+    """Timesteps in one call of the engine; at least one sequence always goes."""
+    drain_seconds: float = Field(default=30.0, gt=0.0)
+    """How long accepted requests have to finish after a signal to stop."""
+    stuck_seconds: float = Field(default=60.0, gt=0.0)
+    """After this long in one call of the engine, the service says that it is not ready."""
