@@ -27,6 +27,10 @@ from service.media import JSON, MEDIA_TYPES, NPY, SAFETENSORS
 from service.options import Embeddings, Options
 
 NPY_HEADER_BYTES = 10_000
+_NPY_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Timestep = Annotated[list[Number], FailFast()]
@@ -175,18 +179,17 @@ def _decode_npy(body: bytes) -> Sequences:
     stream = io.BytesIO(body)
     try:
         version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            header = np.lib.format.read_array_header_1_0(stream, NPY_HEADER_BYTES)
-        elif version == (2, 0):
-            header = np.lib.format.read_array_header_2_0(stream, NPY_HEADER_BYTES)
-        else:
-            raise UnparseableError(f"the body is npy of version {version}; 1.0 and 2.0 are read")
-    except (ValueError, SyntaxError, TypeError, EOFError, RecursionError, MemoryError) as error:
+        reader = _NPY_READERS.get(version)
+        header = reader(stream, NPY_HEADER_BYTES) if reader else None
+    except Exception as error:
+        # The header is Python text; on hostile bytes its parser raises almost anything.
         raise UnparseableError(f"the body is not npy: {error}") from error
+    if not header:
+        raise UnparseableError(f"the body is npy of version {version}; 1.0 and 2.0 are read")
     shape, fortran_order, dtype = header
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise InvalidError(f"the array is {dtype}; it must be float16, float32 or float64")
-    if len(shape) != 3 or not all(shape):
+    if len(shape) != 3 or min(shape) < 1:
         raise InvalidError(
             f"the array has shape {list(shape)}; it must be [batch, seq_len, embed_dim], not empty"
         )
