@@ -119,11 +119,16 @@ class BitLinear(nn.Linear):
         trits, scale = binarize(self.weight, self.center_weights)
         return trits, torch.ones_like(scale) if self.weight_rule == "edifice" else scale
 
+    def normalized(self, x: Tensor) -> Tensor:
+        """The input as it is quantised: normalised where the layer has SubLN."""
+        if not self.sub_norm:
+            return x
+        normalize = F.layer_norm if self.norm == "layernorm" else F.rms_norm
+        return normalize(x, (self.in_features,), eps=EPS)
+
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`, float32."""
-        if self.sub_norm:
-            normalize = F.layer_norm if self.norm == "layernorm" else F.rms_norm
-            x = normalize(x, (self.in_features,), eps=EPS)
+        x = self.normalized(x)
         if self.quantize == "none":
             return F.linear(x, self.weight, self.bias)
         with torch.no_grad():

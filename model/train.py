@@ -1,20 +1,18 @@
 """Trains a BitNet encoder from a recipe.
 
-The losses are those of `Objective`: cross-entropy of a linear classifier on the embedding, and the
-mean squared error of the next standardised timestep predicted from each one. The optimiser is
-AdamW with BitNet's two-stage schedule. One seed on one version of torch and one number of threads
-gives one model.
+One seed on one version of torch and one number of threads gives one model. Training given a folder
+keeps its state and a log there; taken up again after it was killed at any point, it ends with the
+same model.
 """
 
 import platform
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -24,125 +22,165 @@ from model.checkpoint import Checkpoint
 from model.config import ModelConfig
 from model.data import Dataset, hold_out, load
 from model.errors import UserError, explain
+from model.learner import Learner, make_optimizer, set_rate
+from model.monitor import Monitor
 from model.probe import linear_probe
-from model.recipe import Objective, Recipe, RecipeError, Schedule
+from model.recipe import Recipe, RecipeError
 from model.sequences import FloatArray, Sequences
+from model.training_log import Step, TrainingLog
+from model.training_state import load_state, save_state
 
 EVALUATION_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one training step tells.
-
-    Attributes:
-        step: counted from 1.
-        steps: how many there are.
-        loss: the weighted sum of the losses.
-        learning_rate: of this step.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
+# A killed run repeats at most so many steps.
+SAVE_EVERY = 100
+MEASURE_EVERY = 20
 
 
 class TrainingError(UserError):
     """Training that cannot go on."""
 
 
-class Learner(nn.Module):
-    """The encoder with the linear heads that its losses need."""
+class _Batches:
+    """Batches without end: each epoch in another order, its incomplete last batch left out."""
 
-    def __init__(self, config: ModelConfig, classes: int, objective: Objective) -> None:
-        super().__init__()
-        self.objective = objective
-        self.encoder = BitNet(config)
-        self.heads = nn.ModuleDict()
-        if objective.classification:
-            self.heads["classifier"] = nn.Linear(config.hidden_size, classes)
-        if objective.next_timestep:
-            self.heads["predictor"] = nn.Linear(config.hidden_size, config.embed_dim)
+    def __init__(self, data: Dataset, size: int, rng: np.random.Generator) -> None:
+        self._data = data
+        self._size = min(size, len(data.sequences))
+        self._rng = rng
+        self.order: list[int] = []
 
-    def loss(self, values: Tensor, lengths: Tensor, labels: Tensor | None) -> Tensor:
-        """The weighted sum of the losses.
+    def next(self) -> Dataset:
+        if len(self.order) < self._size:
+            self.order = self._rng.permutation(len(self._data.sequences)).tolist()
+        rows, self.order = self.order[: self._size], self.order[self._size :]
+        return self._data.select(np.array(rows))
 
-        Args:
-            values: `[timesteps, embed_dim]` float32, raw.
-            lengths: `[batch]` int64.
-            labels: `[batch]` int64, where there are any.
-        """
-        encoded = self.encoder.encode(values, lengths)
-        total = encoded.new_zeros(())
-        if labels is not None and "classifier" in self.heads:
-            logits = self.heads["classifier"](self.encoder.pool(encoded, lengths))
-            smoothing = self.objective.label_smoothing
-            total = total + self.objective.classification * F.cross_entropy(
-                logits, labels, label_smoothing=smoothing
+
+class _Training:
+    """A training run: everything that changes from step to step, and how."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        torch.set_num_threads(recipe.threads)
+        torch.use_deterministic_algorithms(True)
+        torch.manual_seed(recipe.seed)
+        self.recipe = recipe
+        self.rng = np.random.default_rng(recipe.seed)
+        self.whole = load(recipe.dataset, "train")
+        self.data, self.held_out = hold_out(self.whole, recipe.validation, self.rng)
+        self.config = _model_config(recipe, self.whole)
+        self.learner = Learner(self.config, self.whole.classes, recipe.objective)
+        self.std = _fit_standardization(self.learner.encoder, self.data.sequences)
+        self.optimizer = make_optimizer(self.learner, recipe.schedule)
+        self.batches = _Batches(self.data, recipe.schedule.batch_size, self.rng)
+        self.monitor = Monitor(self.learner.encoder)
+        self.step = 0
+
+    def advance(self) -> Step:
+        """Takes one step."""
+        recipe, steps = self.recipe, self.recipe.schedule.steps
+        self.learner.train()
+        rate = set_rate(self.optimizer, recipe.schedule, self.step)
+        batch = self.batches.next()
+        sequences = augment(
+            batch.sequences, recipe.augmentation, self.std, self.config.max_timesteps, self.rng
+        )
+        inputs = torch.from_numpy(sequences.values), torch.from_numpy(sequences.lengths)
+        loss = self.learner.loss(*inputs, _labels(batch))
+        self.step += 1
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.step} of {steps}, learning rate "
+                f"{rate:.2e}; a lower learning rate or a longer warm-up may help"
             )
-        if "predictor" in self.heads:
-            has_next = torch.ones(len(values), dtype=torch.bool)
-            has_next[lengths.cumsum(0) - 1] = False
-            if has_next.any():
-                predicted = self.heads["predictor"](encoded[has_next])
-                target = self.encoder.standardize(values[1:][has_next[:-1]])
-                total = total + self.objective.next_timestep * F.mse_loss(predicted, target)
-        return total
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.schedule.max_gradient_norm)
+        self.optimizer.step()
+        layers = self._measure(*inputs) if self.step % MEASURE_EVERY == 0 else {}
+        return Step(self.step, steps, loss.item(), rate, layers)
+
+    def _measure(self, values: Tensor, lengths: Tensor) -> dict[str, dict[str, float]]:
+        figures = self.monitor.measure(self.step)
+        scales = self.monitor.activation_scales(self.learner.encoder, values, lengths)
+        return {name: {**figures[name], "activation_scale": scales[name]} for name in figures}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a later step depends on."""
+        return {
+            "step": self.step,
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "numpy_rng": self.rng.bit_generator.state,
+            "order": self.batches.order,
+            "monitor": self.monitor.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues from what `state` gave."""
+        self.step = state["step"]
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch_rng"])
+        self.rng.bit_generator.state = state["numpy_rng"]
+        self.batches.order = state["order"]
+        self.monitor.restore(state["monitor"])
 
 
-def train(recipe: Recipe, progress: Callable[[Step], None] = lambda _: None) -> Checkpoint:
+def train(
+    recipe: Recipe,
+    progress: Callable[[Step], None] = lambda _: None,
+    folder: Path | None = None,
+) -> Checkpoint:
     """Trains as the recipe says.
 
     Args:
         recipe: what to train, on what, and how.
         progress: called after every step.
+        folder: where to keep the state and the log; a state that is there is taken up.
 
     Raises:
-        OSError: the data set cannot be read.
-        DataError: it is not of the form in `data/README.md`.
+        OSError: the data set cannot be read, or the folder not written.
+        DataError: the data set is not of the form in `data/README.md`.
         RecipeError: the recipe does not fit the data set.
+        StateError: the folder holds the state of another recipe or data set.
         TrainingError: the loss is no longer finite.
     """
-    torch.set_num_threads(recipe.threads)
-    torch.use_deterministic_algorithms(True)
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
+    run = _Training(recipe)
+    log = None
+    if folder:
+        identity = {
+            **recipe.model_dump(mode="json", exclude={"dataset"}),
+            "data": run.whole.sha256,
+        }
+        if state := load_state(folder, identity):
+            run.restore(state)
+        log = TrainingLog(folder, run.step)
+    try:
+        while run.step < recipe.schedule.steps:
+            step = run.advance()
+            if log:
+                log.write(step)
+            if folder and log and (run.step % SAVE_EVERY == 0 or run.step == step.steps):
+                log.flush()
+                save_state(folder, identity, run.state())
+            progress(step)
+    finally:
+        if log:
+            log.close()
+    return _checkpoint(run)
 
-    whole = load(recipe.dataset, "train")
-    data, held_out = hold_out(whole, recipe.validation, rng)
-    config = _model_config(recipe, whole)
-    learner = Learner(config, whole.classes, recipe.objective)
-    std = _fit_standardization(learner.encoder, data.sequences)
 
-    optimizer = _optimizer(learner, recipe.schedule)
-    batches = _batches(data, recipe.schedule.batch_size, rng)
-    learner.train()
-    for step in range(recipe.schedule.steps):
-        rate = _set_schedule(optimizer, recipe.schedule, step)
-        batch = next(batches)
-        sequences = augment(batch.sequences, recipe.augmentation, std, config.max_timesteps, rng)
-        loss = learner.loss(*_tensors(sequences, batch))
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {step + 1} of {recipe.schedule.steps}, "
-                f"learning rate {rate:.2e}; a lower learning rate or longer warm-up may help"
-            )
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(learner.parameters(), recipe.schedule.max_gradient_norm)
-        optimizer.step()
-        progress(Step(step + 1, recipe.schedule.steps, loss.item(), rate))
-
-    others = {} if held_out is None else {"validation": held_out}
-    if recipe.score_test:
-        others["test"] = load(recipe.dataset, "test")
+def _checkpoint(run: _Training) -> Checkpoint:
+    others = {} if run.held_out is None else {"validation": run.held_out}
+    if run.recipe.score_test:
+        others["test"] = load(run.recipe.dataset, "test")
     return Checkpoint(
-        model=learner.encoder.eval(),
-        heads=learner.heads.state_dict(),
-        golden=whole.sequences.split()[0],
-        name=recipe.name,
-        training=_describe(recipe, whole, _scores(learner, data, others)),
+        model=run.learner.encoder.eval(),
+        heads=run.learner.heads.state_dict(),
+        golden=run.whole.sequences.split()[0],
+        name=run.recipe.name,
+        training=_describe(run.recipe, run.whole, _scores(run.learner, run.data, others)),
     )
 
 
@@ -159,6 +197,10 @@ def embed(model: BitNet, sequences: Sequences) -> FloatArray:
         ]
     result: FloatArray = torch.cat(embeddings).numpy()
     return result
+
+
+def _labels(batch: Dataset) -> Tensor | None:
+    return None if batch.labels is None else torch.from_numpy(batch.labels)
 
 
 def _model_config(recipe: Recipe, data: Dataset) -> ModelConfig:
@@ -192,43 +234,6 @@ def _fit_standardization(model: BitNet, sequences: Sequences) -> FloatArray:
     model.standardize.std.copy_(torch.from_numpy(std))
     deviation: FloatArray = std.astype(np.float32)
     return deviation
-
-
-def _batches(data: Dataset, size: int, rng: np.random.Generator) -> Iterator[Dataset]:
-    """Batches without end: each epoch in another order, its incomplete last batch left out."""
-    count = len(data.sequences)
-    size = min(size, count)
-    while True:
-        order = rng.permutation(count)
-        for start in range(0, count - size + 1, size):
-            yield data.select(order[start : start + size])
-
-
-def _tensors(sequences: Sequences, batch: Dataset) -> tuple[Tensor, Tensor, Tensor | None]:
-    labels = None if batch.labels is None else torch.from_numpy(batch.labels)
-    return torch.from_numpy(sequences.values), torch.from_numpy(sequences.lengths), labels
-
-
-def _optimizer(learner: Learner, schedule: Schedule) -> torch.optim.AdamW:
-    matrices = [p for p in learner.parameters() if p.ndim > 1]
-    vectors = [p for p in learner.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": schedule.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
-
-
-def _set_schedule(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:
-    warmup = max(1, round(schedule.warmup * schedule.steps))
-    rate = schedule.learning_rate * min(1.0, (step + 1) / warmup) * (1 - step / schedule.steps)
-    second_stage = step >= schedule.steps // 2
-    if second_stage:
-        rate *= schedule.second_stage
-        optimizer.param_groups[0]["weight_decay"] = 0.0
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    return rate
 
 
 def _scores(learner: Learner, data: Dataset, others: dict[str, Dataset]) -> dict[str, float]:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, get_args
 
 import click
@@ -56,7 +57,7 @@ class _Commands(click.Group):
         except (UserError, ServiceError, OSError) as error:
             raise click.ClickException(str(error)) from error
         except ModuleNotFoundError as error:
-            if error.name not in {"torch", "sklearn"}:
+            if error.name not in {"torch", "sklearn", "matplotlib"}:
                 raise
             raise click.ClickException(
                 f"this command needs {error.name}; install it with: pip install 'tritserve[train]'"
@@ -123,28 +124,39 @@ def embed(
 @main.command()
 @click.argument("recipe", type=file_argument)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; runs/NAME if not given.")
-@click.option("--overwrite", is_flag=True, help="Replace a checkpoint that is there.")
-def train(recipe: Path, out: Path | None, overwrite: bool) -> None:
+@click.option("--resume", is_flag=True, help="Go on where a run that was stopped left off.")
+@click.option("--overwrite", is_flag=True, help="Replace what is in the folder.")
+def train(recipe: Path, out: Path | None, resume: bool, overwrite: bool) -> None:
     """Trains a model as RECIPE (TOML) says and writes a checkpoint."""
     from model.checkpoint import DESCRIPTION, save  # noqa: PLC0415
+    from model.plot import plot_training  # noqa: PLC0415
     from model.recipe import read_recipe  # noqa: PLC0415
-    from model.train import Step  # noqa: PLC0415
     from model.train import train as run  # noqa: PLC0415
+    from model.training_log import EVENTS, LOG, Step  # noqa: PLC0415
+    from model.training_state import STATE  # noqa: PLC0415
 
     read = read_recipe(recipe)
     folder = out or Path("runs") / read.name
-    if (folder / DESCRIPTION).exists() and not overwrite:
-        raise click.ClickException(f"{folder} holds a checkpoint; --overwrite replaces it")
+    there = [name for name in (DESCRIPTION, STATE) if (folder / name).exists()]
+    if overwrite:
+        for name in (DESCRIPTION, STATE, LOG):
+            (folder / name).unlink(missing_ok=True)
+        rmtree(folder / EVENTS, ignore_errors=True)
+    elif there and not resume:
+        raise click.ClickException(
+            f"{folder} holds a run; --resume goes on with it, --overwrite replaces it"
+        )
     with progress_bar(read.schedule.steps, "step") as bar:
 
         def show(step: Step) -> None:
             bar.set_postfix(
                 loss=f"{step.loss:.3f}", rate=f"{step.learning_rate:.1e}", refresh=False
             )
-            bar.update()
+            bar.update(step.step - bar.n)
 
-        checkpoint = run(read, show)
+        checkpoint = run(read, show, folder)
     save(checkpoint, folder)
+    plot_training(folder)
     for name, score in checkpoint.training["scores"].items():
         click.echo(f"{name.replace('_', ' ')}: {score:.4f}")
     click.echo(f"checkpoint: {folder}")

@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,8 @@ from model.data import load as load_data
 from model.export import export
 from model.recipe import Augmentation, Recipe, RecipeError, Schedule, read_recipe
 from model.train import TrainingError, train
+from model.training_log import read_log
+from model.training_state import StateError
 from tests.builders import DATA, random_batch
 
 VOWELS = DATA / "JapaneseVowels.npz"
@@ -184,3 +189,47 @@ def test_augmentation_changes_sequences_within_bounds():
         np.testing.assert_allclose(after[0], before[0], atol=1e-6)
         if len(after) > 1:
             np.testing.assert_allclose(after[-1], before[-1], atol=1e-5)
+
+
+def test_a_killed_run_taken_up_again_ends_with_the_same_model(tmp_path):
+    (tmp_path / "r.toml").write_text(
+        f"name = 'x'\ndataset = '{VOWELS}'\n[model]\nhidden_size = 16\nnum_layers = 1\n"
+        "[schedule]\nsteps = 260\nbatch_size = 16\n[augmentation]\njitter = 0.1\nwarp = 0.1\n"
+    )
+    checkpoint = train(read_recipe(tmp_path / "r.toml"))
+    expected = packed_bytes(checkpoint, tmp_path / "whole")
+
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "service.cli", "train", str(tmp_path / "r.toml")]
+    command += ["--out", str(folder)]
+    victim = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not (folder / "state.pt").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert victim.poll() is None, "the run was over before it could be killed"
+    victim.kill()
+    victim.wait()
+    assert not (folder / "checkpoint.json").exists()
+    refused = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "--resume goes on with it" in refused.stderr
+
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    assert packed_bytes(load(folder), tmp_path / "resumed") == expected
+    log = read_log(folder)
+    assert [line["step"] for line in log] == list(range(1, 261))
+    figures = log[-1]["layers"]["blocks.0.ffn.up"]
+    assert 0.1 < figures["zeros"] < 0.6
+    assert 0 < figures["flips"] < 0.1
+    assert figures["activation_scale"] > 0
+    assert (folder / "training.png").stat().st_size > 10_000
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_a_state_of_another_run_is_not_taken_up(tmp_path):
+    train(recipe(), folder=tmp_path)
+    with pytest.raises(StateError, match="differs in seed"):
+        train(recipe(seed=1), folder=tmp_path)
+    (tmp_path / "state.pt").write_bytes(b"PK damaged")
+    with pytest.raises(StateError, match="is damaged"):
+        train(recipe(), folder=tmp_path)
