@@ -54,6 +54,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.add_middleware(_RequestMetrics, metrics=metrics)
     app.add_exception_handler(ServiceError, _answer_error)

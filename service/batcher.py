@@ -17,73 +17,32 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from model.sequences import FloatArray, LengthArray, Sequences
 from service.errors import DeadlineError, QueueFullError, ServiceError, UnavailableError
+from service.jobs import Job, Piece, Result, form_batch, join
 
 Compute = Callable[[FloatArray, LengthArray], FloatArray]
 
 # Until something was measured; only the first Retry-After depends on it.
 INITIAL_RATE = 50_000.0
-RATE_SMOOTHING = 0.2
+# What earlier calls weigh in the rate after one more.
+RATE_MEMORY = 0.8
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A job's answer.
+class Refused(Exception):  # noqa: N818
+    """The callable refused sequences of this job; the cause is its exception.
 
     Attributes:
-        rows: `[batch, hidden_size]` float32.
-        queue_seconds: from submission until its first sequence was computed.
-        compute_seconds: spent in calls that computed its sequences.
+        first_row: the row of the job that was the callable's row 0.
     """
 
-    rows: FloatArray
-    queue_seconds: float
-    compute_seconds: float
-
-
-@dataclass(eq=False)
-class _Job:
-    sequences: Sequences
-    offsets: LengthArray
-    deadline: float | None
-    future: asyncio.Future[Result]
-    submitted: float
-    started: float | None = None
-    compute_seconds: float = 0.0
-    taken: int = 0
-    rows: list[FloatArray] = field(default_factory=list)
-
-    @property
-    def exhausted(self) -> bool:
-        return self.taken == len(self.sequences)
-
-    def take(self, timesteps: int) -> "_Piece":
-        """The next sequences, of at most `timesteps` timesteps but at least one."""
-        start = self.taken
-        limit = self.offsets[start] + timesteps
-        self.taken = max(start + 1, int(np.searchsorted(self.offsets, limit, side="right")) - 1)
-        return _Piece(self, start, self.taken)
-
-
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    job: _Job
-    start: int
-    stop: int
-
-    @property
-    def values(self) -> FloatArray:
-        offsets = self.job.offsets
-        return self.job.sequences.values[offsets[self.start] : offsets[self.stop]]
-
-    @property
-    def lengths(self) -> LengthArray:
-        return self.job.sequences.lengths[self.start : self.stop]
+    def __init__(self, first_row: int) -> None:
+        super().__init__(f"refused, counted from row {first_row}")
+        self.first_row = first_row
 
 
 @dataclass(frozen=True)
@@ -122,16 +81,18 @@ class Batcher:
         self._queue_timesteps = queue_timesteps
         self._batch_timesteps = batch_timesteps
         self._on_batch = on_batch
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._worker: asyncio.Task[None] | None = None
-        self._rate = INITIAL_RATE
+        # Timesteps and seconds of the calls so far, earlier ones weighing less.
+        self._measured = (INITIAL_RATE, 1.0)
         self._call_started: float | None = None
         self._draining = False
-        self._admitted: set[_Job] = set()
+        self._admitted: set[Job] = set()
+        self._admitted_timesteps = 0
         self.failure: str | None = None
 
     def start(self) -> None:
@@ -146,7 +107,7 @@ class Batcher:
     @property
     def admitted_timesteps(self) -> int:
         """Timesteps waiting or computing."""
-        return sum(len(job.sequences.values) for job in self._admitted)
+        return self._admitted_timesteps
 
     @property
     def busy_seconds(self) -> float:
@@ -166,11 +127,11 @@ class Batcher:
             QueueFullError: there is no place for so many timesteps now.
             UnavailableError: the batcher drains, or the engine has failed.
             DeadlineError: the deadline passed.
-            Exception: one of `refused`, caused by this job.
+            Refused: the callable raised one of `refused`, caused by this job.
         """
         self._check_available()
         self._check_room(len(sequences.values))
-        job = _Job(
+        job = Job(
             sequences=sequences,
             offsets=sequences.offsets,
             deadline=deadline,
@@ -178,6 +139,7 @@ class Batcher:
             submitted=time.monotonic(),
         )
         self._admitted.add(job)
+        self._admitted_timesteps += job.timesteps
         self._idle.clear()
         self._jobs.append(job)
         self._wake.set()
@@ -189,6 +151,7 @@ class Batcher:
             raise DeadlineError("the request's time limit passed before it was computed") from error
         finally:
             self._admitted.remove(job)
+            self._admitted_timesteps -= job.timesteps
             if not self._admitted:
                 self._idle.set()
 
@@ -212,7 +175,8 @@ class Batcher:
             self._worker.cancel()
             with suppress(asyncio.CancelledError):
                 await self._worker
-        self._thread.shutdown(wait=finished, cancel_futures=True)
+        # A call whose callers have all left may still be running: the loop does not wait for it.
+        self._thread.shutdown(wait=False, cancel_futures=True)
         return finished
 
     def _check_available(self) -> None:
@@ -225,68 +189,47 @@ class Batcher:
         waiting = self.admitted_timesteps
         if waiting and waiting + timesteps > self._queue_timesteps:
             excess = min(waiting, waiting + timesteps - self._queue_timesteps)
+            measured_timesteps, measured_seconds = self._measured
             raise QueueFullError(
                 f"{waiting} timesteps are waiting, this request has {timesteps}, "
                 f"the queue takes {self._queue_timesteps}",
-                retry_after=max(1, math.ceil(excess / self._rate)),
+                retry_after=max(1, math.ceil(excess * measured_seconds / measured_timesteps)),
             )
 
     async def _run(self) -> None:
         while True:
-            batch = self._form_batch()
-            if not batch:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
             try:
-                await self._compute_batch(batch)
+                pieces = form_batch(self._jobs, self._batch_timesteps, time.monotonic())
+                if pieces:
+                    await self._compute_batch(pieces)
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
             except Exception as error:
                 self.failure = f"{type(error).__name__}: {error}"
                 self._fail_all(UnavailableError(f"the engine has failed: {self.failure}"))
 
-    def _form_batch(self) -> list[_Piece]:
-        """Takes sequences from the waiting jobs in turn, an equal share each."""
-        now = time.monotonic()
-        self._jobs = deque(
-            job
-            for job in self._jobs
-            if not job.future.done() and (job.deadline is None or job.deadline > now)
-        )
-        pieces: list[_Piece] = []
-        left = self._batch_timesteps
-        while self._jobs and left > 0:
-            job = self._jobs[0]
-            first = int(job.sequences.lengths[job.taken])
-            if pieces and first > left:
-                break
-            self._jobs.popleft()
-            piece = job.take(max(left // (len(self._jobs) + 1), 1))
-            if job.started is None:
-                job.started = now
-            pieces.append(piece)
-            left -= len(piece.values)
-            if not job.exhausted:
-                self._jobs.append(job)
-        return pieces
-
-    async def _compute_batch(self, pieces: list[_Piece]) -> None:
+    async def _compute_batch(self, pieces: list[Piece]) -> None:
         try:
             rows = await self._call(pieces)
-        except self._refused as error:
+        except Exception as error:
+            # One of several may be at fault: alone, each gets its own answer.
             if len(pieces) > 1:
-                # One of them is at fault: alone, each gets its own answer.
                 for piece in pieces:
-                    await self._compute_batch([piece])
-            elif not pieces[0].job.future.done():
-                pieces[0].job.future.set_exception(error)
+                    if not piece.job.future.done():
+                        await self._compute_batch([piece])
+            elif isinstance(error, self._refused):
+                _refuse(pieces[0], error)
+            else:
+                raise
             return
         ends = np.cumsum([piece.stop - piece.start for piece in pieces])
         for piece, part in zip(pieces, np.split(rows, ends[:-1]), strict=True):
             self._deliver(piece.job, part)
 
-    async def _call(self, pieces: list[_Piece]) -> FloatArray:
-        values = np.concatenate([piece.values for piece in pieces])
-        lengths = np.concatenate([piece.lengths for piece in pieces])
+    async def _call(self, pieces: list[Piece]) -> FloatArray:
+        values = join([piece.values for piece in pieces])
+        lengths = join([piece.lengths for piece in pieces])
         self._call_started = time.monotonic()
         try:
             rows = await asyncio.get_running_loop().run_in_executor(
@@ -297,20 +240,31 @@ class Batcher:
             self._call_started = None
             for job in {piece.job for piece in pieces}:
                 job.compute_seconds += seconds
-        rate = len(values) / max(seconds, 1e-9)
-        self._rate += RATE_SMOOTHING * (rate - self._rate)
+        if len(rows) != len(lengths):
+            raise RuntimeError(f"{len(rows)} rows came back for {len(lengths)} sequences")
+        self._measured = (
+            RATE_MEMORY * self._measured[0] + len(values),
+            RATE_MEMORY * self._measured[1] + seconds,
+        )
         self._on_batch(BatchReport(len(lengths), len(values), seconds))
         return rows
 
-    def _deliver(self, job: _Job, part: FloatArray) -> None:
+    def _deliver(self, job: Job, part: FloatArray) -> None:
         job.rows.append(part)
         if job.future.done() or sum(map(len, job.rows)) < len(job.sequences):
             return
         queued = (job.started or job.submitted) - job.submitted
-        job.future.set_result(Result(np.concatenate(job.rows), queued, job.compute_seconds))
+        job.future.set_result(Result(join(job.rows), queued, job.compute_seconds))
 
     def _fail_all(self, error: ServiceError) -> None:
         self._jobs.clear()
         for job in self._admitted:
             if not job.future.done():
                 job.future.set_exception(error)
+
+
+def _refuse(piece: Piece, error: Exception) -> None:
+    if not piece.job.future.done():
+        refusal = Refused(piece.start)
+        refusal.__cause__ = error
+        piece.job.future.set_exception(refusal)

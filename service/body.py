@@ -20,22 +20,23 @@ async def read_body(request: Request, limit: int) -> bytes:
     """
     declared = request.headers.get("content-length")
     if declared and declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
-        raise _too_large(limit, f"{declared[:18]} bytes")
+        raise _too_large(limit, f"{declared[:18]} bytes", int(declared[:18]))
     chunks: list[bytes] = []
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > limit:
-                raise _too_large(limit, f"more than {limit} bytes")
+                raise _too_large(limit, f"{size} bytes or more", size)
             chunks.append(chunk)
     except ClientDisconnect as error:
         raise ClientGoneError("the client left before its request was complete") from error
     return b"".join(chunks)
 
 
-def _too_large(limit: int, actual: str) -> BodyTooLargeError:
-    return BodyTooLargeError(f"the body has {actual}; at most {limit} are read", limit=limit)
+def _too_large(limit: int, actual: str, size: int) -> BodyTooLargeError:
+    message = f"the body has {actual}; at most {limit} are read"
+    return BodyTooLargeError(message, limit=limit, size=size)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

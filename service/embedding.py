@@ -13,9 +13,10 @@ from fastapi import Request, Response
 
 from model.engine import Engine
 from model.sequences import SequenceError, Sequences
-from service.batcher import Batcher, Result
+from service.batcher import Batcher, Refused
 from service.body import read_body, while_connected
 from service.errors import InvalidError, UnavailableError
+from service.jobs import Result
 from service.media import negotiate
 from service.metrics import Metrics
 from service.options import finish, truncate
@@ -86,14 +87,8 @@ class EmbeddingService:
         media_type = negotiate(request.headers.get("accept"))
         deadline = read_deadline(request, received)
         body = await read_body(request, self.settings.max_body_bytes)
-        asked = await self._aside(
-            len(body),
-            lambda: decode(
-                body, request.headers.get("content-type"), request.query_params, self.limits
-            ),
-        )
-        sequences, truncated = truncate(
-            asked.sequences, asked.options.overlong, self.limits.max_timesteps
+        asked, sequences, truncated = await self._aside(
+            len(body), lambda: self._decode(request, body)
         )
         result = await while_connected(request, self._submit(sequences, deadline))
         content, headers = await self._aside(
@@ -103,11 +98,22 @@ class EmbeddingService:
         self.metrics.timesteps.inc(len(sequences.values))
         return Response(content, headers=headers)
 
+    def _decode(self, request: Request, body: bytes) -> tuple[EmbedRequest, Sequences, list[int]]:
+        """What was asked for, the sequences cut as asked, and which rows were cut."""
+        query = request.query_params
+        if len(query) < len(query.multi_items()):
+            raise InvalidError(f"a query parameter is given twice: {query}", field="query")
+        asked = decode(body, request.headers.get("content-type"), query, self.limits)
+        overlong, max_timesteps = asked.options.overlong, self.limits.max_timesteps
+        return asked, *truncate(asked.sequences, overlong, max_timesteps)
+
     async def _submit(self, sequences: Sequences, deadline: float | None) -> Result:
         try:
             result = await self.batcher.submit(sequences, deadline)
-        except SequenceError as error:
-            raise invalid(error) from error
+        except Refused as refused:
+            cause = refused.__cause__
+            assert isinstance(cause, SequenceError)
+            raise invalid(cause, refused.first_row) from cause
         self.metrics.queue_seconds.observe(result.queue_seconds)
         self.metrics.compute_seconds.observe(result.compute_seconds)
         return result

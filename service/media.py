@@ -9,22 +9,24 @@ MEDIA_TYPES = (JSON, NPY, SAFETENSORS)
 
 
 def negotiate(accept: str | None) -> str:
-    """The media type of the answer: the one that `Accept` likes best, JSON among equals.
+    """The media type of the answer: the one that `Accept` likes best.
+
+    Among equals it is the one that `Accept` names most specifically, then JSON.
 
     Raises:
         NotAcceptableError: it names none of `MEDIA_TYPES`.
     """
     likes = [_parse_range(part) for part in (accept or "*/*").split(",") if part.strip()]
-    best, best_quality = "", 0.0
+    best, best_liking = "", (0.0, 0)
     for media_type in MEDIA_TYPES:
         matches = [
             (specificity, quality)
             for pattern, quality in likes
             if (specificity := _matches(pattern, media_type))
         ]
-        quality = max(matches)[1] if matches else 0.0
-        if quality > best_quality:
-            best, best_quality = media_type, quality
+        specificity, quality = max(matches, default=(0, 0.0))
+        if quality > 0 and (quality, specificity) > best_liking:
+            best, best_liking = media_type, (quality, specificity)
     if not best:
         raise NotAcceptableError(f"Accept is {accept}; the answer can be {', '.join(MEDIA_TYPES)}")
     return best

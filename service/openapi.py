@@ -3,9 +3,9 @@
 from typing import Any
 
 from service import errors
+from service.json_body import EmbedBody
 from service.media import JSON, NPY, SAFETENSORS
 from service.options import Options
-from service.wire import EmbedBody
 
 _EMBED_ERRORS: tuple[type[errors.ServiceError], ...] = (
     errors.UnparseableError,

@@ -14,6 +14,9 @@ Overlong = Literal["error", "keep_last", "keep_first"]
 Precision = Literal["float32", "float16", "int8", "binary"]
 
 
+_SMALLEST = np.finfo(np.float32).tiny
+
+
 class Options(BaseModel):
     """How to treat overlong sequences, and how to give the embeddings."""
 
@@ -102,8 +105,8 @@ def finish(rows: FloatArray, options: Options) -> Embeddings:
                 )
             return Embeddings(half)
         case "int8":
-            scales = np.abs(rows).max(axis=1) / np.float32(127)
-            scales[scales == 0] = 1
+            # Not below the smallest normal number: a quotient could leave the range of int8.
+            scales = np.maximum(np.abs(rows).max(axis=1) / np.float32(127), _SMALLEST)
             return Embeddings(np.rint(rows / scales[:, None]).astype(np.int8), scales)
         case "binary":
             return Embeddings(np.packbits(rows > 0, axis=1))

@@ -9,8 +9,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -18,34 +17,21 @@ import numpy.typing as npt
 import orjson
 import safetensors
 import safetensors.numpy
-from pydantic import ConfigDict, FailFast, Field, ValidationError
+from pydantic import ValidationError
 
 from model.errors import explain
 from model.sequences import FloatArray, SequenceError, Sequences, check_lengths, check_values
 from service.errors import InvalidError, UnparseableError, UnsupportedMediaTypeError
+from service.json_body import decode_json
 from service.media import JSON, MEDIA_TYPES, NPY, SAFETENSORS
 from service.options import Embeddings, Options
 
 NPY_HEADER_BYTES = 10_000
+_BOOLEANS = {"true": True, "false": False}
 _NPY_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Timestep = Annotated[list[Number], FailFast()]
-Sequence = Annotated[list[Timestep], FailFast()]
-
-
-class EmbedBody(Options):
-    """The JSON body of `POST /embed`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    sequences: Annotated[list[Sequence], FailFast()] = Field(
-        description="Each sequence is a list of timesteps, each timestep a list of `embed_dim` "
-        "numbers. Sequences may differ in length."
-    )
 
 
 @dataclass(frozen=True)
@@ -91,13 +77,14 @@ def decode(
         UnparseableError: the body is not of its content type.
         InvalidError: the body or the query is wrong.
     """
-    media_type = (content_type or "").split(";")[0].strip().lower()
-    if media_type == JSON:
+    media_type, *parameters = (part.strip().lower() for part in (content_type or "").split(";"))
+    charset = next((text[8:].strip('"') for text in parameters if text.startswith("charset=")), "")
+    if media_type == JSON and charset in {"", "utf-8"}:
         if query:
             raise InvalidError(
                 f"query parameters {sorted(query)} go into the JSON body as fields", field="query"
             )
-        request = _decode_json(body, limits)
+        request = EmbedRequest(*decode_json(body, limits.embed_dim))
     elif media_type == NPY:
         request = EmbedRequest(_decode_npy(body), read_options(query))
     elif media_type == SAFETENSORS:
@@ -106,6 +93,7 @@ def decode(
         raise UnsupportedMediaTypeError(
             f"Content-Type is {content_type or 'missing'}; it must be one of "
             + ", ".join(MEDIA_TYPES)
+            + ", JSON in UTF-8"
         )
     sequences = request.sequences
     if len(sequences) > limits.max_sequences:
@@ -120,9 +108,13 @@ def decode(
     return request
 
 
-def invalid(error: SequenceError) -> InvalidError:
-    """The same complaint as an answer."""
-    return InvalidError(str(error), row=error.row, timestep=error.timestep)
+def invalid(error: SequenceError, first_row: int = 0) -> InvalidError:
+    """The same complaint as an answer, about rows that are counted from `first_row`."""
+    if error.row is None:
+        return InvalidError(str(error))
+    row = first_row + error.row
+    message = str(error).replace(f"sequence {error.row}", f"sequence {row}", 1)
+    return InvalidError(message, row=row, timestep=error.timestep)
 
 
 def read_options(query: Mapping[str, str]) -> Options:
@@ -131,48 +123,13 @@ def read_options(query: Mapping[str, str]) -> Options:
     Raises:
         InvalidError: a parameter is unknown or has a wrong value.
     """
+    given: dict[str, str | bool] = dict(query)
+    if query.get("normalize") in _BOOLEANS:
+        given["normalize"] = _BOOLEANS[query["normalize"]]
     try:
-        return Options.model_validate(dict(query))
+        return Options.model_validate(given, strict=True)
     except ValidationError as error:
         raise InvalidError(f"query: {explain(error)}") from error
-
-
-def _decode_json(body: bytes, limits: Limits) -> EmbedRequest:
-    try:
-        parsed = EmbedBody.model_validate_json(body)
-    except ValidationError as error:
-        raise _json_error(error) from error
-    if not parsed.sequences:
-        raise InvalidError("a batch needs at least one sequence", field="sequences")
-    for row, sequence in enumerate(parsed.sequences):
-        if not sequence:
-            raise InvalidError(
-                f"sequence {row} is empty; a sequence has 1 timestep or more", row=row
-            )
-        for timestep, features in enumerate(sequence):
-            if len(features) != limits.embed_dim:
-                raise InvalidError(
-                    f"sequence {row}, timestep {timestep} has {len(features)} features; "
-                    f"this model takes {limits.embed_dim}",
-                    row=row,
-                    timestep=timestep,
-                )
-    lengths = np.array([len(sequence) for sequence in parsed.sequences], dtype=np.int64)
-    numbers = chain.from_iterable(chain.from_iterable(parsed.sequences))
-    values = np.fromiter(numbers, dtype=np.float64, count=int(lengths.sum()) * limits.embed_dim)
-    options = Options.model_validate(parsed.model_dump(exclude={"sequences"}))
-    return EmbedRequest(Sequences(_float32(values.reshape(-1, limits.embed_dim)), lengths), options)
-
-
-def _json_error(error: ValidationError) -> UnparseableError | InvalidError:
-    detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    if detail["type"] == "json_invalid":
-        return UnparseableError(f"the body is not JSON: {detail['msg']}")
-    place = detail["loc"]
-    message = f"{'.'.join(map(str, place)) or 'body'}: {detail['msg']}"
-    inside = place[1:3] if place[:1] == ("sequences",) else ()
-    row, timestep = (*inside, None, None)[:2]
-    return InvalidError(message, row=row, timestep=timestep, field=str(place[0]) if place else None)
 
 
 def _decode_npy(body: bytes) -> Sequences:

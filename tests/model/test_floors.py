@@ -41,14 +41,17 @@ FLOORS = {
     "service.media": 8,
     "service.options": 8,
     "service.body": 8,
-    "service.batcher": 8,
-    "service.wire": 9,
-    "service.metrics": 9,
-    "service.embedding": 10,
+    "service.jobs": 8,
+    "service.json_pieces": 8,
+    "service.batcher": 9,
+    "service.json_body": 9,
+    "service.wire": 10,
+    "service.metrics": 10,
+    "service.embedding": 11,
     "service.openapi": 10,
     "service.client": 10,
-    "service.app": 11,
-    "service.cli": 12,
+    "service.app": 12,
+    "service.cli": 13,
 }
 
 

@@ -200,7 +200,7 @@ def test_a_bad_job_never_touches_its_neighbours():
         await asyncio.sleep(0.01)
         engine.open.set()
         results = await asyncio.gather(held, *tasks, return_exceptions=True)
-        assert isinstance(results[2], ValueError)
+        assert isinstance(results[2].__cause__, ValueError)
         for job, result in zip(good, [results[1], *results[3:]], strict=True):
             np.testing.assert_allclose(result.rows, expected(job), rtol=1e-5)
         assert queue.failure is None

@@ -1,0 +1,106 @@
+"""What goes wrong in an engine stays with the job that caused it, or reaches everyone."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+from service.batcher import Batcher, Refused
+from service.errors import DeadlineError, UnavailableError
+from tests.builders import random_batch
+
+
+def batcher(compute, queue=100_000, batch=64):
+    made = Batcher(compute, refused=(ValueError,), queue_timesteps=queue, batch_timesteps=batch)
+    made.start()
+    return made
+
+
+def first_timesteps(values, lengths):
+    return values[np.cumsum(lengths) - lengths]
+
+
+def test_a_refusal_tells_the_row_of_its_job():
+    def compute(values, lengths):
+        rows = first_timesteps(values, lengths)
+        bad = np.flatnonzero(rows[:, 0] == 7)
+        if len(bad):
+            raise ValueError(int(bad[0]))
+        return rows
+
+    async def main():
+        queue = batcher(compute, batch=10)
+        job = random_batch([1] * 35, 2)
+        job.values[27, 0] = 7
+        with pytest.raises(Refused) as caught:
+            await queue.submit(job)
+        assert caught.value.first_row + caught.value.__cause__.args[0] == 27
+        assert (await queue.submit(random_batch([1, 2], 2))).rows.shape == (2, 2)
+        assert queue.failure is None
+        await queue.drain(1)
+
+    asyncio.run(main())
+
+
+def test_what_fails_only_together_is_answered_alone():
+    def compute(values, lengths):
+        time.sleep(0.01)
+        if len(lengths) > 1:
+            raise MemoryError
+        return first_timesteps(values, lengths)
+
+    async def main():
+        queue = batcher(compute)
+        jobs = [random_batch([2], 2, seed) for seed in range(6)]
+        results = await asyncio.gather(*map(queue.submit, jobs))
+        for job, result in zip(jobs, results, strict=True):
+            np.testing.assert_array_equal(result.rows, job.values[:1])
+        assert queue.failure is None
+        await queue.drain(1)
+
+    asyncio.run(main())
+
+
+def test_a_wrong_number_of_rows_is_a_failure_and_leaves_nobody_waiting():
+    async def main():
+        queue = batcher(lambda values, lengths: values[:0])
+        submissions = [queue.submit(random_batch([1, 1], 2, seed)) for seed in range(3)]
+        async with asyncio.timeout(5):
+            results = await asyncio.gather(*submissions, return_exceptions=True)
+        assert {type(result) for result in results} == {UnavailableError}
+        assert "rows" in queue.failure
+        assert queue.admitted_timesteps == 0
+        await queue.drain(1)
+
+    asyncio.run(main())
+
+
+def test_the_loop_goes_on_while_a_call_that_nobody_waits_for_ends():
+    def compute(values, lengths):
+        time.sleep(0.5)
+        return first_timesteps(values, lengths)
+
+    async def main():
+        queue = batcher(compute)
+        with pytest.raises(DeadlineError):
+            await queue.submit(random_batch([1], 2), time.monotonic() + 0.05)
+        start = time.monotonic()
+        assert await queue.drain(5)
+        assert time.monotonic() - start < 0.3
+
+    asyncio.run(main())
+
+
+def test_many_waiting_jobs_cost_no_more_each():
+    async def seconds(jobs):
+        queue = batcher(first_timesteps, batch=50)
+        start = time.perf_counter()
+        await asyncio.gather(*(queue.submit(random_batch([1], 2)) for _ in range(jobs)))
+        took = time.perf_counter() - start
+        await queue.drain(1)
+        return took
+
+    few = min(asyncio.run(seconds(500)) for _ in range(3))
+    many = min(asyncio.run(seconds(8_000)) for _ in range(2))
+    assert many < 3 * 16 * few
