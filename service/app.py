@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hmac import compare_digest
 from importlib.metadata import version
 from typing import Any
 
@@ -15,12 +16,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.engine import Engine
+from model.packed import PackedFileError
 from service import openapi
 from service.embedding import EmbeddingService
 from service.errors import (
     ClientGoneError,
     QueueFullError,
+    ReloadError,
     ServiceError,
+    UnauthorizedError,
     UnknownPathError,
     WrongMethodError,
 )
@@ -34,9 +38,7 @@ log = logging.getLogger("tritserve")
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
     """The application around a loaded engine."""
-    model = engine.model
-    labels = {"name": model.name, "revision": model.revision, "kernel": engine.kernel}
-    metrics = Metrics(ROUTES, openapi.STATUSES, labels)
+    metrics = Metrics(ROUTES, openapi.STATUSES)
     service = EmbeddingService(settings, engine, metrics)
 
     @asynccontextmanager
@@ -45,7 +47,8 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         try:
             yield
         finally:
-            await service.stop()
+            if not service.draining:
+                await service.finish()
 
     app = FastAPI(
         title="tritserve",
@@ -56,6 +59,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.state.service = service
     app.add_middleware(_RequestMetrics, metrics=metrics)
     app.add_exception_handler(ServiceError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -72,16 +76,30 @@ def _add_service(app: FastAPI, service: EmbeddingService) -> None:
 
     @app.get("/info", **openapi.INFO)
     async def info() -> dict[str, Any]:
-        return service.info()
+        return service.served.info()
 
     @app.get("/health/live", **openapi.LIVE)
     async def live() -> dict[str, str]:
+        service.check_live()
         return {"status": "live"}
 
     @app.get("/health/ready", **openapi.READY)
     async def ready() -> dict[str, str]:
         service.check_ready()
         return {"status": "ready"}
+
+    if service.settings.admin_key:
+        admin_key = service.settings.admin_key.get_secret_value().encode()
+
+        @app.post("/admin/reload", **openapi.RELOAD)
+        async def reload(request: Request) -> dict[str, Any]:
+            given = request.headers.get("authorization", "").encode()
+            if not compare_digest(given, b"Bearer " + admin_key):
+                raise UnauthorizedError("this needs the admin key: Authorization: Bearer <key>")
+            try:
+                return await service.reload()
+            except (OSError, PackedFileError) as error:
+                raise ReloadError(f"the old model goes on: {error}") from error
 
     @app.get("/metrics", **openapi.METRICS)
     async def metrics() -> Response:

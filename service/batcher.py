@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.sequences import FloatArray, LengthArray, Sequences
-from service.errors import DeadlineError, QueueFullError, ServiceError, UnavailableError
+from service.errors import DeadlineError, QueueFullError, UnavailableError
 from service.jobs import Job, Piece, Result, form_batch, join
 
 Compute = Callable[[FloatArray, LengthArray], FloatArray]
@@ -64,6 +64,8 @@ class Batcher:
             the job that caused them. Any other exception is a failure of the engine.
         queue_timesteps: limit of admission.
         batch_timesteps: budget of one call.
+        stuck_seconds: a call that takes longer is taken for stuck: whoever waits is refused, and
+            so is whoever comes, until it returns.
         on_batch: called after each call.
     """
 
@@ -74,12 +76,14 @@ class Batcher:
         refused: tuple[type[Exception], ...],
         queue_timesteps: int,
         batch_timesteps: int,
+        stuck_seconds: float = 60.0,
         on_batch: Callable[[BatchReport], None] = lambda _: None,
     ) -> None:
         self._compute = compute
         self._refused = refused
         self._queue_timesteps = queue_timesteps
         self._batch_timesteps = batch_timesteps
+        self._stuck_seconds = stuck_seconds
         self._on_batch = on_batch
         self._jobs: deque[Job] = deque()
         self._wake = asyncio.Event()
@@ -89,11 +93,11 @@ class Batcher:
         self._worker: asyncio.Task[None] | None = None
         # Timesteps and seconds of the calls so far, earlier ones weighing less.
         self._measured = (INITIAL_RATE, 1.0)
-        self._call_started: float | None = None
+        self._stuck = False
         self._draining = False
         self._admitted: set[Job] = set()
         self._admitted_timesteps = 0
-        self.failure: str | None = None
+        self._failure: str | None = None
 
     def start(self) -> None:
         """Starts computing; call it inside the event loop."""
@@ -110,9 +114,13 @@ class Batcher:
         return self._admitted_timesteps
 
     @property
-    def busy_seconds(self) -> float:
-        """How long the current call of the engine has been running, 0 if there is none."""
-        return 0.0 if self._call_started is None else time.monotonic() - self._call_started
+    def unavailable(self) -> str | None:
+        """Why nothing is computed, or None while everything is well."""
+        if self._failure:
+            return f"the engine has failed: {self._failure}"
+        if self._stuck:
+            return f"the engine has been in one call for over {self._stuck_seconds:g} seconds"
+        return "the queue is closed" if self._draining else None
 
     async def submit(self, sequences: Sequences, deadline: float | None = None) -> Result:
         """Computes a batch.
@@ -129,7 +137,8 @@ class Batcher:
             DeadlineError: the deadline passed.
             Refused: the callable raised one of `refused`, caused by this job.
         """
-        self._check_available()
+        if reason := self.unavailable:
+            raise UnavailableError(reason)
         self._check_room(len(sequences.values))
         job = Job(
             sequences=sequences,
@@ -170,7 +179,7 @@ class Batcher:
             await asyncio.wait_for(self._idle.wait(), seconds)
         except TimeoutError:
             finished = False
-            self._fail_all(UnavailableError("the service stopped before this was computed"))
+            self._fail_all()
         if self._worker:
             self._worker.cancel()
             with suppress(asyncio.CancelledError):
@@ -178,12 +187,6 @@ class Batcher:
         # A call whose callers have all left may still be running: the loop does not wait for it.
         self._thread.shutdown(wait=False, cancel_futures=True)
         return finished
-
-    def _check_available(self) -> None:
-        if self.failure:
-            raise UnavailableError(f"the engine has failed: {self.failure}")
-        if self._draining:
-            raise UnavailableError("the service is stopping")
 
     def _check_room(self, timesteps: int) -> None:
         waiting = self.admitted_timesteps
@@ -206,8 +209,8 @@ class Batcher:
                     self._wake.clear()
                     await self._wake.wait()
             except Exception as error:
-                self.failure = f"{type(error).__name__}: {error}"
-                self._fail_all(UnavailableError(f"the engine has failed: {self.failure}"))
+                self._failure = f"{type(error).__name__}: {error}"
+                self._fail_all()
 
     async def _compute_batch(self, pieces: list[Piece]) -> None:
         try:
@@ -230,14 +233,15 @@ class Batcher:
     async def _call(self, pieces: list[Piece]) -> FloatArray:
         values = join([piece.values for piece in pieces])
         lengths = join([piece.lengths for piece in pieces])
-        self._call_started = time.monotonic()
+        loop = asyncio.get_running_loop()
+        watchdog = loop.call_later(self._stuck_seconds, self._declare_stuck)
+        start = time.monotonic()
         try:
-            rows = await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._compute, values, lengths
-            )
+            rows = await loop.run_in_executor(self._thread, self._compute, values, lengths)
         finally:
-            seconds = time.monotonic() - self._call_started
-            self._call_started = None
+            watchdog.cancel()
+            self._stuck = False
+            seconds = time.monotonic() - start
             for job in {piece.job for piece in pieces}:
                 job.compute_seconds += seconds
         if len(rows) != len(lengths):
@@ -256,11 +260,15 @@ class Batcher:
         queued = (job.started or job.submitted) - job.submitted
         job.future.set_result(Result(join(job.rows), queued, job.compute_seconds))
 
-    def _fail_all(self, error: ServiceError) -> None:
+    def _declare_stuck(self) -> None:
+        self._stuck = True
+        self._fail_all()
+
+    def _fail_all(self) -> None:
         self._jobs.clear()
         for job in self._admitted:
             if not job.future.done():
-                job.future.set_exception(error)
+                job.future.set_exception(UnavailableError(self.unavailable or "closed"))
 
 
 def _refuse(piece: Piece, error: Exception) -> None:

@@ -74,20 +74,21 @@ def main() -> None:
 @model_option
 @click.option("--host", help="Address to listen on; 127.0.0.1 if not given.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="8000 if not given.")
+@click.option("--workers", type=click.IntRange(1), help="Processes on the port; 1 if not given.")
 def serve(model: Path, **given: Any) -> None:
     """Serves a packed model over HTTP; TRITSERVE_ variables set the rest."""
-    import uvicorn  # noqa: PLC0415
-
-    from service.app import create_app  # noqa: PLC0415
+    from service.server import run  # noqa: PLC0415
     from service.settings import Settings  # noqa: PLC0415
+    from service.supervisor import Supervisor  # noqa: PLC0415
 
     try:
         settings = Settings(model=model, **{k: v for k, v in given.items() if v is not None})
     except ValidationError as error:
         raise click.ClickException(f"settings: {explain(error)}") from error
-    engine = Engine.load(settings.model)
-    app = create_app(settings, engine)
-    uvicorn.run(app, host=settings.host, port=settings.port, server_header=False)
+    if settings.workers > 1:
+        read(settings.model)
+        sys.exit(Supervisor(settings).run())
+    run(settings)
 
 
 @main.command()

@@ -1,125 +1,163 @@
-"""One engine as a service: what `POST /embed`, `GET /info` and readiness come down to.
+"""The service around a model: `POST /embed`, readiness, reloading and the way to the end.
 
 decode -> submit -> encode
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
 
 from model.engine import Engine
-from model.sequences import SequenceError, Sequences
-from service.batcher import Batcher, Refused
+from model.packed import PackedFileError
+from model.sequences import Sequences
 from service.body import read_body, while_connected
 from service.errors import InvalidError, UnavailableError
 from service.jobs import Result
 from service.media import negotiate
 from service.metrics import Metrics
 from service.options import finish, truncate
+from service.served import ServedModel
 from service.settings import Settings
-from service.wire import EmbedAnswer, EmbedRequest, Limits, decode, encode, invalid
+from service.wire import EmbedAnswer, EmbedRequest, Limits, decode, encode
 
 # Decoding and encoding of more than this leaves the event loop to other requests.
 INLINE_BYTES = 64 * 1024
 
 T = TypeVar("T")
 
+log = logging.getLogger("tritserve")
+
 
 class EmbeddingService:
-    """An engine behind a queue, with its limits and metrics."""
+    """The served model, and the life of the service around it.
+
+    Attributes:
+        served: the model that new requests go to.
+        finished: whether everything accepted was answered before the service stopped.
+    """
 
     def __init__(self, settings: Settings, engine: Engine, metrics: Metrics) -> None:
-        model = engine.model
         self.settings = settings
-        self.engine = engine
-        self.limits = Limits(
-            embed_dim=model.config.embed_dim,
-            max_timesteps=model.config.max_timesteps,
-            max_sequences=settings.max_sequences,
-        )
-        self.about = {
-            "name": model.name,
-            "revision": model.revision,
-            "output_size": model.config.hidden_size,
-            "quantize": model.config.quantize,
-            "bits_per_weight": model.bits_per_weight,
-        }
         self.metrics = metrics
-        self.batcher = Batcher(
-            engine.embed,
-            refused=(SequenceError,),
-            queue_timesteps=settings.queue_timesteps,
-            batch_timesteps=settings.batch_timesteps,
-            on_batch=self.metrics.count_batch,
-        )
-        metrics.queue_requests.set_function(lambda: self.batcher.admitted_requests)
-        metrics.queue_timesteps.set_function(lambda: self.batcher.admitted_timesteps)
-        self.started = False
+        self.served = ServedModel(settings, engine, metrics)
+        self.draining = False
+        self.finished = True
+        self._started = False
+        self._refusing = False
+        self._in_flight = 0
+        self._reloading = asyncio.Lock()
+        # Models that were replaced and still answer what they had accepted.
+        self._retiring: dict[ServedModel, asyncio.Task[bool]] = {}
+        metrics.show_model(self._labels())
+        metrics.queue_requests.set_function(lambda: self._admitted("admitted_requests"))
+        metrics.queue_timesteps.set_function(lambda: self._admitted("admitted_timesteps"))
 
     def start(self) -> None:
         """Starts answering; call it inside the event loop."""
-        self.batcher.start()
-        self.started = True
+        self.served.batcher.start()
+        self._started = True
 
-    async def stop(self) -> None:
-        """Says that it is not ready, finishes what was accepted, and stops."""
-        self.started = False
-        await self.batcher.drain(self.settings.drain_seconds)
+    async def finish(self) -> None:
+        """Says at once that it is not ready, then finishes everything accepted and stops.
+
+        New requests are still answered for `drain_delay_seconds`, until load balancers know.
+        """
+        self.draining = True
+        await asyncio.sleep(self.settings.drain_delay_seconds)
+        self._refusing = True
+        until = time.monotonic() + self.settings.drain_seconds
+        while self._in_flight and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        models = [self.served, *self._retiring]
+        left = max(0.0, until - time.monotonic())
+        drained = await asyncio.gather(*(served.batcher.drain(left) for served in models))
+        self.finished = all(drained)
 
     def check_ready(self) -> None:
         """Raises UnavailableError, with the reason, unless requests can be answered."""
-        if not self.started:
-            raise UnavailableError("the service is starting or stopping")
-        if self.batcher.failure:
-            raise UnavailableError(f"the engine has failed: {self.batcher.failure}")
-        busy = self.batcher.busy_seconds
-        if busy > self.settings.stuck_seconds:
-            raise UnavailableError(f"the engine has been in one call for {busy:.0f} seconds")
+        if not self._started:
+            raise UnavailableError("the service is starting")
+        if self.draining:
+            raise UnavailableError("the service is stopping")
+        self.check_live()
+
+    def check_live(self) -> None:
+        """Raises UnavailableError if only a new process, or a reload, can help."""
+        reason = None if self.draining else self.served.batcher.unavailable
+        if reason:
+            raise UnavailableError(reason)
+
+    async def reload(self) -> dict[str, Any]:
+        """Loads the packed file again and serves it; what was accepted is answered as before.
+
+        Returns:
+            The new model, as answers tell of it.
+
+        Raises:
+            OSError: the file cannot be read; the old model goes on.
+            PackedFileError: it is not valid; the old model goes on.
+        """
+        async with self._reloading:
+            engine = await asyncio.to_thread(Engine.load, self.settings.model)
+            fresh = ServedModel(self.settings, engine, self.metrics)
+            fresh.batcher.start()
+            old, self.served = self.served, fresh
+            self.metrics.show_model(self._labels())
+            drain = asyncio.create_task(old.batcher.drain(self.settings.drain_seconds))
+            self._retiring[old] = drain
+            drain.add_done_callback(lambda _: self._retiring.pop(old, None))
+            return fresh.about
+
+    async def reload_or_log(self) -> None:
+        """Reloads; where that fails, the log says why."""
+        try:
+            about = await self.reload()
+        except (OSError, PackedFileError) as error:
+            log.error("the old model goes on, the new one cannot be loaded: %s", error)
+        else:
+            log.info("now serving %s, revision %s", about["name"], about["revision"])
+
+    def _labels(self) -> dict[str, str]:
+        engine = self.served.engine
+        model = engine.model
+        return {"name": model.name, "revision": model.revision, "kernel": engine.kernel}
+
+    def _admitted(self, what: str) -> int:
+        return sum(getattr(served.batcher, what) for served in (self.served, *self._retiring))
 
     async def embed(self, request: Request) -> Response:
         """One `POST /embed`."""
+        if not (self.draining and not self._refusing):
+            self.check_ready()
+        self._in_flight += 1
+        try:
+            return await self._embed(request, self.served)
+        finally:
+            self._in_flight -= 1
+
+    async def _embed(self, request: Request, served: ServedModel) -> Response:
         received = time.monotonic()
-        self.check_ready()
         media_type = negotiate(request.headers.get("accept"))
         deadline = read_deadline(request, received)
         body = await read_body(request, self.settings.max_body_bytes)
         asked, sequences, truncated = await self._aside(
-            len(body), lambda: self._decode(request, body)
+            len(body), lambda: _decode(request, body, served.limits)
         )
-        result = await while_connected(request, self._submit(sequences, deadline))
+        result = await while_connected(request, served.compute(sequences, deadline))
         content, headers = await self._aside(
             result.rows.nbytes,
-            lambda: self._encode(asked, result, truncated, received, media_type),
+            lambda: self._encode(served, asked, result, truncated, received, media_type),
         )
         self.metrics.timesteps.inc(len(sequences.values))
         return Response(content, headers=headers)
 
-    def _decode(self, request: Request, body: bytes) -> tuple[EmbedRequest, Sequences, list[int]]:
-        """What was asked for, the sequences cut as asked, and which rows were cut."""
-        query = request.query_params
-        if len(query) < len(query.multi_items()):
-            raise InvalidError(f"a query parameter is given twice: {query}", field="query")
-        asked = decode(body, request.headers.get("content-type"), query, self.limits)
-        overlong, max_timesteps = asked.options.overlong, self.limits.max_timesteps
-        return asked, *truncate(asked.sequences, overlong, max_timesteps)
-
-    async def _submit(self, sequences: Sequences, deadline: float | None) -> Result:
-        try:
-            result = await self.batcher.submit(sequences, deadline)
-        except Refused as refused:
-            cause = refused.__cause__
-            assert isinstance(cause, SequenceError)
-            raise invalid(cause, refused.first_row) from cause
-        self.metrics.queue_seconds.observe(result.queue_seconds)
-        self.metrics.compute_seconds.observe(result.compute_seconds)
-        return result
-
     def _encode(
         self,
+        served: ServedModel,
         asked: EmbedRequest,
         result: Result,
         truncated: list[int],
@@ -129,7 +167,7 @@ class EmbeddingService:
         start = time.monotonic()
         answer = EmbedAnswer(
             embeddings=finish(result.rows, asked.options),
-            model=self.about,
+            model=served.about,
             usage={
                 "sequences": len(asked.sequences),
                 "timesteps": len(asked.sequences.values),
@@ -149,30 +187,16 @@ class EmbeddingService:
         """Runs `work` here if it is small, in a thread if it would hold up other requests."""
         return work() if size <= INLINE_BYTES else await asyncio.to_thread(work)
 
-    def info(self) -> dict[str, Any]:
-        """The answer of `GET /info`."""
-        model = self.engine.model
-        return {
-            "name": model.name,
-            "revision": model.revision,
-            "version": version("tritserve"),
-            "config": model.config.model_dump(),
-            "output_size": model.config.hidden_size,
-            "bits_per_weight": model.bits_per_weight,
-            "nominal_bits_per_weight": model.nominal_bits_per_weight,
-            "bits_per_parameter": model.bits_per_parameter,
-            "parameters": model.parameters,
-            "packed_bytes": sum(layer.packed.nbytes for layer in model.layers.values()),
-            "kernel": self.engine.kernel,
-            "threads": self.engine.threads,
-            "limits": {
-                "max_body_bytes": self.settings.max_body_bytes,
-                "max_sequences": self.settings.max_sequences,
-                "max_timesteps": self.limits.max_timesteps,
-                "queue_timesteps": self.settings.queue_timesteps,
-                "batch_timesteps": self.settings.batch_timesteps,
-            },
-        }
+
+def _decode(
+    request: Request, body: bytes, limits: Limits
+) -> tuple[EmbedRequest, Sequences, list[int]]:
+    """What was asked for, the sequences cut as asked, and which rows were cut."""
+    query = request.query_params
+    if len(query) < len(query.multi_items()):
+        raise InvalidError(f"a query parameter is given twice: {query}", field="query")
+    asked = decode(body, request.headers.get("content-type"), query, limits)
+    return asked, *truncate(asked.sequences, asked.options.overlong, limits.max_timesteps)
 
 
 def read_deadline(request: Request, received: float) -> float | None:

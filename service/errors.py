@@ -38,6 +38,17 @@ class UnparseableError(ServiceError):
     type = "unparseable"
 
 
+class UnauthorizedError(ServiceError):
+    """No key, or a wrong one."""
+
+    status = 401
+    type = "unauthorized"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
 class UnknownPathError(ServiceError):
     """Nothing is served at this path."""
 
@@ -61,6 +72,13 @@ class NotAcceptableError(ServiceError):
 
     status = 406
     type = "not_acceptable"
+
+
+class ReloadError(ServiceError):
+    """The packed file cannot be loaded again; the old model goes on."""
+
+    status = 409
+    type = "reload_failed"
 
 
 class BodyTooLargeError(ServiceError):

@@ -16,12 +16,9 @@ class Metrics:
     Args:
         routes: the paths whose requests are counted.
         statuses: the statuses that they answer with.
-        model: labels that tell which model is served.
     """
 
-    def __init__(
-        self, routes: Iterable[str], statuses: Iterable[int], model: dict[str, str]
-    ) -> None:
+    def __init__(self, routes: Iterable[str], statuses: Iterable[int]) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "tritserve_requests", "Answered requests.", ["route", "status"], registry=registry
@@ -77,8 +74,17 @@ class Metrics:
             "Requests whose client left before the answer.",
             registry=registry,
         )
-        info = Gauge("tritserve_model_info", "The served model.", list(model), registry=registry)
-        info.labels(**model).set(1)
+        self.model_info = Gauge(
+            "tritserve_model_info",
+            "The served model.",
+            ["name", "revision", "kernel"],
+            registry=registry,
+        )
+
+    def show_model(self, labels: dict[str, str]) -> None:
+        """Says which model is served: its `name`, `revision` and `kernel`."""
+        self.model_info.clear()
+        self.model_info.labels(**labels).set(1)
 
     def count_batch(self, report: BatchReport) -> None:
         """Records one call of the engine."""

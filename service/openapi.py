@@ -18,7 +18,16 @@ _EMBED_ERRORS: tuple[type[errors.ServiceError], ...] = (
     errors.DeadlineError,
 )
 
-STATUSES = (200, 404, 405, errors.ClientGoneError.status, *(e.status for e in _EMBED_ERRORS), 500)
+STATUSES = (
+    200,
+    401,
+    404,
+    405,
+    409,
+    errors.ClientGoneError.status,
+    *(e.status for e in _EMBED_ERRORS),
+    500,
+)
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ERROR_SCHEMA = {
@@ -135,7 +144,15 @@ EMBED: dict[str, Any] = {
     },
 }
 INFO: dict[str, Any] = {"summary": "The model, its configuration and the limits"}
-LIVE: dict[str, Any] = {"summary": "Whether the process runs"}
+LIVE: dict[str, Any] = {
+    "summary": "Whether the process works; if not, restart it",
+    "responses": {503: _error(errors.UnavailableError)},
+}
+RELOAD: dict[str, Any] = {
+    "summary": "Load the packed file again",
+    "description": "What was accepted is answered by the old model. Needs the admin key.",
+    "responses": {e.status: _error(e) for e in (errors.UnauthorizedError, errors.ReloadError)},
+}
 READY: dict[str, Any] = {
     "summary": "Whether requests can be answered",
     "responses": {503: _error(errors.UnavailableError)},

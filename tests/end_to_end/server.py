@@ -1,5 +1,6 @@
 """A real `tritserve serve` process on a free port."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -12,14 +13,21 @@ import httpx
 
 
 @contextmanager
-def serving(*arguments: str | Path, log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def serving(
+    *arguments: str | Path, log: Path, environment: dict[str, str] | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Yields the base URL and the process once the service is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), *arguments]
     with log.open("wb") as output:
-        process = subprocess.Popen([str(part) for part in command], stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdout=output,
+            stderr=output,
+            env=os.environ | (environment or {}),
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(url, process, log)

@@ -47,11 +47,14 @@ FLOORS = {
     "service.json_body": 9,
     "service.wire": 10,
     "service.metrics": 10,
-    "service.embedding": 11,
+    "service.served": 11,
+    "service.embedding": 12,
     "service.openapi": 10,
     "service.client": 10,
-    "service.app": 12,
-    "service.cli": 13,
+    "service.app": 13,
+    "service.server": 14,
+    "service.supervisor": 15,
+    "service.cli": 16,
 }
 
 

@@ -276,7 +276,7 @@ def test_a_failed_engine_makes_the_service_unready_with_a_reason(engine):
             answer = await client.request("GET" if "ready" in path else "POST", path)
             assert answer.status_code == 503
             assert "disk on fire" in answer.json()["error"]["message"]
-        assert (await client.get("/health/live")).status_code == 200
+        assert (await client.get("/health/live")).status_code == 503
 
     ask(Watched(engine, before), talk)
 
@@ -290,8 +290,12 @@ def test_a_stuck_engine_is_noticed(engine):
         answer = await client.get("/health/ready")
         assert answer.status_code == 503
         assert "in one call" in answer.json()["error"]["message"]
+        assert (await held).status_code == 503
+        assert (await client.post("/embed", json=BODY)).status_code == 503
+        assert (await client.get("/health/live")).status_code == 503
         gate.set()
-        assert (await held).status_code == 200
+        await asyncio.sleep(0.05)
+        assert (await client.post("/embed", json=BODY)).status_code == 200
         assert (await client.get("/health/ready")).status_code == 200
 
     ask(Watched(engine, lambda *_: gate.wait(10)), talk, stuck_seconds=0.1)

@@ -37,7 +37,7 @@ def test_a_refusal_tells_the_row_of_its_job():
             await queue.submit(job)
         assert caught.value.first_row + caught.value.__cause__.args[0] == 27
         assert (await queue.submit(random_batch([1, 2], 2))).rows.shape == (2, 2)
-        assert queue.failure is None
+        assert queue.unavailable is None
         await queue.drain(1)
 
     asyncio.run(main())
@@ -56,7 +56,7 @@ def test_what_fails_only_together_is_answered_alone():
         results = await asyncio.gather(*map(queue.submit, jobs))
         for job, result in zip(jobs, results, strict=True):
             np.testing.assert_array_equal(result.rows, job.values[:1])
-        assert queue.failure is None
+        assert queue.unavailable is None
         await queue.drain(1)
 
     asyncio.run(main())
@@ -69,7 +69,7 @@ def test_a_wrong_number_of_rows_is_a_failure_and_leaves_nobody_waiting():
         async with asyncio.timeout(5):
             results = await asyncio.gather(*submissions, return_exceptions=True)
         assert {type(result) for result in results} == {UnavailableError}
-        assert "rows" in queue.failure
+        assert "rows" in queue.unavailable
         assert queue.admitted_timesteps == 0
         await queue.drain(1)
 

@@ -1,0 +1,84 @@
+"""One loaded model as it is served: its engine behind a queue, and what is told of it."""
+
+from importlib.metadata import version
+from typing import Any
+
+from model.engine import Engine
+from model.sequences import SequenceError, Sequences
+from service.batcher import Batcher, Refused
+from service.jobs import Result
+from service.metrics import Metrics
+from service.settings import Settings
+from service.wire import Limits, invalid
+
+
+class ServedModel:
+    """A loaded engine and its queue.
+
+    Attributes:
+        limits: what a request may be.
+        about: the model as answers tell of it.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics) -> None:
+        model = engine.model
+        self.engine = engine
+        self.limits = Limits(
+            embed_dim=model.config.embed_dim,
+            max_timesteps=model.config.max_timesteps,
+            max_sequences=settings.max_sequences,
+        )
+        self.about = {
+            "name": model.name,
+            "revision": model.revision,
+            "output_size": model.config.hidden_size,
+            "quantize": model.config.quantize,
+            "bits_per_weight": model.bits_per_weight,
+        }
+        self._settings = settings
+        self._metrics = metrics
+        self.batcher = Batcher(
+            engine.embed,
+            refused=(SequenceError,),
+            queue_timesteps=settings.queue_timesteps,
+            batch_timesteps=settings.batch_timesteps,
+            stuck_seconds=settings.stuck_seconds,
+            on_batch=metrics.count_batch,
+        )
+
+    async def compute(self, sequences: Sequences, deadline: float | None) -> Result:
+        """Embeddings of a batch, through the queue; errors are those of an answer."""
+        try:
+            result = await self.batcher.submit(sequences, deadline)
+        except Refused as refused:
+            cause = refused.__cause__
+            assert isinstance(cause, SequenceError)
+            raise invalid(cause, refused.first_row) from cause
+        self._metrics.queue_seconds.observe(result.queue_seconds)
+        self._metrics.compute_seconds.observe(result.compute_seconds)
+        return result
+
+    def info(self) -> dict[str, Any]:
+        """The answer of `GET /info`."""
+        model, settings = self.engine.model, self._settings
+        return {
+            "name": model.name,
+            "revision": model.revision,
+            "version": version("tritserve"),
+            "config": model.config.model_dump(),
+            "output_size": model.config.hidden_size,
+            "bits_per_weight": model.bits_per_weight,
+            "nominal_bits_per_weight": model.nominal_bits_per_weight,
+            "bits_per_parameter": model.bits_per_parameter,
+            "parameters": model.parameters,
+            "packed_bytes": sum(layer.packed.nbytes for layer in model.layers.values()),
+            "kernel": self.engine.kernel,
+            "threads": self.engine.threads,
+            "limits": {
+                "max_body_bytes": settings.max_body_bytes,
+                "max_sequences": settings.max_sequences,
+                "max_timesteps": self.limits.max_timesteps,
+                "queue_timesteps": settings.queue_timesteps,
+                "batch_timesteps": settings.batch_timesteps,
+            },
+        }

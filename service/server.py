@@ -1,0 +1,98 @@
+"""One server process, from settings to exit.
+
+A first SIGTERM or SIGINT makes the service say that it is not ready, finishes every accepted
+request, and ends the process with status 0. A second one ends it at once, with status 1. SIGHUP
+loads the packed file again; if it is broken, the old model goes on serving.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.config import LOGGING_CONFIG
+
+from model.engine import Engine
+from service.app import create_app
+from service.embedding import EmbeddingService
+from service.settings import Settings
+
+log = logging.getLogger("tritserve")
+
+_LOGGING = {
+    **LOGGING_CONFIG,
+    "loggers": {
+        **LOGGING_CONFIG["loggers"],
+        "tritserve": {"handlers": ["default"], "level": "INFO", "propagate": False},
+    },
+}
+
+# For connections that are still open when the service has finished, or given up.
+CLOSE_SECONDS = 5
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with our signals."""
+
+    def __init__(self, config: uvicorn.Config, service: EmbeddingService) -> None:
+        super().__init__(config)
+        self._service = service
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        loop.add_signal_handler(signal.SIGHUP, self._start, self._service.reload_or_log)
+        yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._service.draining:
+            log.warning("a second signal: ending at once")
+            os._exit(1)
+        log.info("%s: finishing what was accepted", signal.Signals(sig).name)
+        self._start(self._exit_when_finished)
+
+    async def _exit_when_finished(self) -> None:
+        await self._service.finish()
+        self.should_exit = True
+
+    def _start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.ensure_future(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def run(settings: Settings, listener: socket.socket | None = None) -> None:
+    """Serves until a signal ends it.
+
+    Args:
+        settings: of the service.
+        listener: a listening socket to use instead of the settings' address.
+
+    Raises:
+        OSError: the packed file cannot be read, or the address cannot be had.
+        PackedFileError: the packed file is not valid.
+    """
+    app = create_app(settings, Engine.load(settings.model))
+    service: EmbeddingService = app.state.service
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=_LOGGING,
+        server_header=False,
+        timeout_graceful_shutdown=CLOSE_SECONDS,
+    )
+    _Server(config, service).run([listener] if listener else None)
+    if not service.finished:
+        log.error("not everything was finished in %g seconds", settings.drain_seconds)
+        # The engine's thread cannot be stopped, and leaving in order would wait for it.
+        os._exit(1)

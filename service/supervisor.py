@@ -1,0 +1,101 @@
+"""Several server processes on one port.
+
+The supervisor opens the listening socket and hands it to every worker, an ordinary server process.
+A worker that dies is replaced, and what it held is lost; signals are passed on to all. The
+supervisor ends when its workers have.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess, parent_process
+from types import FrameType
+
+from service.server import run
+from service.settings import Settings
+
+log = logging.getLogger("tritserve")
+
+# A worker that dies sooner could not start; the next one waits as long.
+SHORT_LIFE_SECONDS = 1.0
+BACKLOG = 2048
+
+
+class Supervisor:
+    """Keeps `settings.workers` server processes alive on one listening socket.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._listener = socket.create_server((settings.host, settings.port), backlog=BACKLOG)
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: dict[int, BaseProcess] = {}
+        self._started: dict[int, float] = {}
+        self._stopping = False
+
+    def run(self) -> int:
+        """Runs until a signal ends it.
+
+        Returns:
+            The status to exit with: 0 if every worker finished what it had accepted.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._pass_on)
+        for slot in range(self._settings.workers):
+            self._start(slot)
+        status = 0
+        while self._workers:
+            wait([worker.sentinel for worker in self._workers.values()], timeout=1.0)
+            for slot, worker in list(self._workers.items()):
+                if worker.exitcode is None:
+                    continue
+                del self._workers[slot]
+                if self._stopping:
+                    status = max(status, int(worker.exitcode != 0))
+                else:
+                    self._replace(slot, worker.exitcode)
+        self._listener.close()
+        return status
+
+    def _start(self, slot: int) -> None:
+        worker = self._context.Process(target=_work, args=(self._settings, self._listener))
+        worker.start()
+        self._workers[slot] = worker
+        self._started[slot] = time.monotonic()
+        if self._stopping:
+            # The signal came while this worker was being started.
+            worker.terminate()
+
+    def _replace(self, slot: int, exitcode: int) -> None:
+        log.error("worker %d ended with status %d; another one starts", slot, exitcode)
+        if time.monotonic() - self._started[slot] < SHORT_LIFE_SECONDS:
+            time.sleep(SHORT_LIFE_SECONDS)
+        self._start(slot)
+
+    def _pass_on(self, number: int, _: FrameType | None) -> None:
+        self._stopping = self._stopping or number != signal.SIGHUP
+        for worker in self._workers.values():
+            if worker.pid is not None and worker.exitcode is None:
+                os.kill(worker.pid, number)
+
+
+def _work(settings: Settings, listener: socket.socket) -> None:
+    # Ctrl-C reaches the whole process group; a worker must see it once, from the supervisor.
+    os.setpgrp()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    run(settings, listener)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
