@@ -13,7 +13,6 @@ leaving. A job larger than the whole limit is admitted when nothing else is ther
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,7 +22,7 @@ import numpy as np
 
 from model.sequences import FloatArray, LengthArray, Sequences
 from service.errors import DeadlineError, QueueFullError, UnavailableError
-from service.jobs import Job, Piece, Result, form_batch, join
+from service.jobs import Job, Piece, Result, Waiting, form_batch, join
 
 Compute = Callable[[FloatArray, LengthArray], FloatArray]
 
@@ -85,7 +84,7 @@ class Batcher:
         self._batch_timesteps = batch_timesteps
         self._stuck_seconds = stuck_seconds
         self._on_batch = on_batch
-        self._jobs: deque[Job] = deque()
+        self._jobs = Waiting()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -150,7 +149,7 @@ class Batcher:
         self._admitted.add(job)
         self._admitted_timesteps += job.timesteps
         self._idle.clear()
-        self._jobs.append(job)
+        self._jobs[job] = None
         self._wake.set()
         try:
             return await asyncio.wait_for(
@@ -160,6 +159,7 @@ class Batcher:
             raise DeadlineError("the request's time limit passed before it was computed") from error
         finally:
             self._admitted.remove(job)
+            self._jobs.pop(job, None)
             self._admitted_timesteps -= job.timesteps
             if not self._admitted:
                 self._idle.set()

@@ -1,7 +1,7 @@
 """Jobs that wait for the engine, and how a batch forms of them."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -84,7 +84,11 @@ class Piece:
         return self.job.sequences.lengths[self.start : self.stop]
 
 
-def form_batch(jobs: deque[Job], timesteps: int, now: float) -> list[Piece]:
+Waiting = OrderedDict[Job, None]
+"""Jobs in the order of their turns; any one can leave at once."""
+
+
+def form_batch(jobs: Waiting, timesteps: int, now: float) -> list[Piece]:
     """Takes sequences from the waiting jobs in turn, an equal share each.
 
     Jobs that nobody waits for, and those taken whole, leave `jobs`; one taken in part goes to its
@@ -98,21 +102,22 @@ def form_batch(jobs: deque[Job], timesteps: int, now: float) -> list[Piece]:
     pieces: list[Piece] = []
     left = timesteps
     while jobs and left > 0:
-        job = jobs[0]
+        job = next(iter(jobs))
         if job.leave_out(now):
-            jobs.popleft()
+            del jobs[job]
             continue
         if pieces and job.sequences.lengths[job.taken] > left:
             break
         share = max(left // len(jobs), 1)
-        jobs.popleft()
         piece = job.take(share)
         if job.started is None:
             job.started = now
         pieces.append(piece)
         left -= len(piece.values)
-        if not job.exhausted:
-            jobs.append(job)
+        if job.exhausted:
+            del jobs[job]
+        else:
+            jobs.move_to_end(job)
     return pieces
 
 

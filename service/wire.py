@@ -146,7 +146,7 @@ def _decode_npy(body: bytes) -> Sequences:
     shape, fortran_order, dtype = header
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise InvalidError(f"the array is {dtype}; it must be float16, float32 or float64")
-    if len(shape) != 3 or min(shape) < 1:
+    if len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape):
         raise InvalidError(
             f"the array has shape {list(shape)}; it must be [batch, seq_len, embed_dim], not empty"
         )

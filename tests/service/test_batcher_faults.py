@@ -1,7 +1,10 @@
 """What goes wrong in an engine stays with the job that caused it, or reaches everyone."""
 
 import asyncio
+import gc
+import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -104,3 +107,32 @@ def test_many_waiting_jobs_cost_no_more_each():
     few = min(asyncio.run(seconds(500)) for _ in range(3))
     many = min(asyncio.run(seconds(8_000)) for _ in range(2))
     assert many < 3 * 16 * few
+
+
+def test_a_stuck_engine_does_not_keep_what_callers_have_left_behind():
+    called, released = threading.Event(), threading.Event()
+
+    def compute(values, lengths):
+        called.set()
+        released.wait(10)
+        return first_timesteps(values, lengths)
+
+    async def main():
+        queue = batcher(compute)
+        held = asyncio.create_task(queue.submit(random_batch([1], 2)))
+        await asyncio.to_thread(called.wait, 10)
+        left = []
+        for _ in range(5):
+            job = random_batch([5], 2)
+            left.append(weakref.ref(job.values))
+            with pytest.raises(DeadlineError):
+                await queue.submit(job, time.monotonic() + 0.01)
+            del job
+        gc.collect()
+        assert [reference() is None for reference in left] == [True] * 5
+        assert queue.admitted_timesteps == 1
+        released.set()
+        await held
+        await queue.drain(1)
+
+    asyncio.run(main())

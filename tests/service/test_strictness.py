@@ -6,8 +6,10 @@ import io
 import numpy as np
 import pytest
 
+from service.errors import InvalidError
 from service.media import JSON, NPY, SAFETENSORS, negotiate
 from service.options import Options, finish
+from service.wire import Limits, decode
 from tests.service.live import ask, live
 
 
@@ -120,3 +122,11 @@ def test_tiny_embeddings_stay_in_the_range_of_int8():
     back = embeddings.rows * embeddings.scales[:, None]
     np.testing.assert_allclose(back, rows, atol=np.finfo(np.float32).tiny)
     assert (embeddings.rows[0] >= 0).all()
+
+
+@pytest.mark.parametrize("shape", ["(True, 4, 4)", "(-1, -1, 4)", "(4, 4, False)"])
+def test_npy_shapes_are_whole_numbers(shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    body = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64)
+    with pytest.raises(InvalidError, match="shape"):
+        decode(body, NPY, {}, Limits(embed_dim=4, max_timesteps=9, max_sequences=9))
