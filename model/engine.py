@@ -1,44 +1,73 @@
 """Embeddings from a packed file: the one door that a service or a script goes through."""
 
+import os
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from model import _native
+from model.errors import UserError
 from model.packed import PackedFileError, PackedModel, read
-from model.reference import Reference
 from model.sequences import FloatArray, SequenceError, check_lengths, check_values
 
 GOLDEN_COSINE = 0.999
+ISA_VARIABLE = "TRITSERVE_ISA"
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+class EngineError(UserError):
+    """An engine that cannot be had on this machine."""
 
 
 class Engine:
     """A loaded model.
 
+    Args:
+        model: the packed model.
+        threads: how many threads compute; as many as the process has processors if not given.
+        isa: the instruction set to use; the best one if not given. The environment variable
+            TRITSERVE_ISA stands in for it.
+
     Attributes:
         model: the packed model, checked whole.
         kernel: the instruction set that computes.
         threads: how many threads compute.
+
+    Raises:
+        EngineError: the instruction set is not supported here, or `threads` is out of range.
+        PackedFileError: the model does not reproduce its golden vector.
     """
 
-    def __init__(self, model: PackedModel) -> None:
+    def __init__(
+        self, model: PackedModel, *, threads: int | None = None, isa: str | None = None
+    ) -> None:
         self.model = model
-        self.kernel = "numpy"
-        self.threads = 1
-        self._forward = Reference(model)
+        chosen = os.environ.get(ISA_VARIABLE, "") if isa is None else isa
+        try:
+            self._encoder = _native.Encoder(
+                _settings(model), _arrays(model), chosen, threads or available_processors()
+            )
+        except ValueError as error:
+            raise EngineError(str(error)) from error
+        self.kernel = self._encoder.kernels
+        self.threads = self._encoder.threads
         self._check_golden()
 
     @classmethod
-    def load(cls, path: Path | str) -> Self:
+    def load(cls, path: Path | str, **options: Any) -> Self:
         """Reads a packed file, checks it, and reproduces its golden vector.
+
+        Options are those of the constructor.
 
         Raises:
             OSError: the file cannot be read.
             PackedFileError: it is not a valid packed file, or this engine does not compute
                 from it what its exporter computed.
+            EngineError: see above.
         """
-        return cls(read(Path(path)))
+        return cls(read(Path(path)), **options)
 
     def embed(self, values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> FloatArray:
         """Embeds a ragged batch.
@@ -61,8 +90,8 @@ class Engine:
             raise SequenceError(f"values are {values.dtype}; they must be float32")
         checked = check_lengths(lengths, len(values) if values.ndim else 0)
         check_values(values, checked, config.embed_dim, config.max_timesteps)
-        with np.errstate(over="ignore", invalid="ignore"):
-            embeddings = self._forward.embed(values, checked)
+        embeddings = np.empty((len(checked), config.hidden_size), dtype=np.float32)
+        self._encoder.embed(np.ascontiguousarray(values), checked, embeddings)
         overflown = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
         if len(overflown):
             row = int(overflown[0])
@@ -86,3 +115,45 @@ class Engine:
                 f"the model does not reproduce its golden vector: cosine {cosine:.6f}, "
                 f"at least {GOLDEN_COSINE} is needed; its config or weights were changed"
             )
+
+
+def available_processors() -> int:
+    """Processors that this process may use: its affinity, within its control group's quota."""
+    processors = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _CPU_QUOTA.read_text().split()
+    except (OSError, ValueError):
+        return processors
+    return processors if quota == "max" else max(1, min(processors, int(quota) // int(period)))
+
+
+def _settings(model: PackedModel) -> dict[str, Any]:
+    config = model.config
+    return {
+        "embed_dim": config.embed_dim,
+        "hidden_size": config.hidden_size,
+        "num_heads": config.num_heads,
+        "key_value_heads": config.key_value_heads,
+        "num_layers": config.num_layers,
+        "inner_size": config.inner_size,
+        "max_timesteps": config.max_timesteps,
+        "binary": config.quantize == "binary",
+        "int8_activations": config.activations == "int8",
+        "sub_norm": config.sub_norm,
+        "layernorm": config.norm == "layernorm",
+        "swiglu": config.ffn == "swiglu",
+        "rope": config.positions == "rope",
+        "bias": config.bias,
+        "mean_pooling": config.pooling == "mean",
+        "rope_theta": config.rope_theta,
+    }
+
+
+def _arrays(model: PackedModel) -> dict[str, npt.NDArray[Any]]:
+    arrays: dict[str, npt.NDArray[Any]] = dict(model.tensors)
+    for name, layer in model.layers.items():
+        arrays[f"{name}.packed"] = layer.packed
+        arrays[f"{name}.scale"] = layer.scale
+        if layer.bias is not None:
+            arrays[f"{name}.bias"] = layer.bias
+    return arrays

@@ -1,0 +1,53 @@
+// A BitNet encoder: ragged batches in, embeddings out, on a number of threads.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "forward.hpp"
+
+namespace tritserve {
+
+class Encoder {
+ public:
+  // Throws std::invalid_argument: a tensor is missing or does not fit the settings, or there are
+  // too few or too many threads.
+  Encoder(const Settings& settings, const Arrays& arrays, const Kernels& kernels, int threads);
+
+  // values [timesteps, embed_dim], lengths [batch] -> out [batch, hidden_size].
+  // Calls from several threads take turns. Throws std::invalid_argument: lengths lie.
+  void embed(const float* values, size_t timesteps, const int64_t* lengths, size_t batch,
+             float* out);
+
+  const Model& model() const { return model_; }
+  const char* kernels() const { return kernels_.name; }
+  int threads() const { return pool_.size(); }
+
+ private:
+  void arrange(const float* values, float* out);
+  void add_chunk(size_t begin, size_t end);
+  void grow();
+  void run_team(int rank);
+  void run_alone(int rank);
+  void find_sequences(const Chunk& chunk, Workspace& workspace) const;
+
+  Model model_;
+  const Kernels& kernels_;
+  Rope rope_;
+  Pool pool_;
+  Barrier barrier_;
+  std::vector<Workspace> workspaces_;
+  std::mutex mutex_;
+
+  // Of the batch being computed.
+  std::vector<int64_t> lengths_;
+  std::vector<size_t> order_, offsets_;
+  std::vector<double> costs_;
+  std::vector<Sequence> sequences_;
+  std::vector<Chunk> chunks_;
+  size_t team_chunks_ = 0;  // the first of the chunks; the others are computed by one worker each
+  std::atomic<size_t> next_{0};
+};
+
+}  // namespace tritserve

@@ -1,0 +1,289 @@
+#include "forward.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace tritserve {
+namespace {
+
+struct Range {
+  size_t begin, end;
+  size_t size() const { return end - begin; }
+};
+
+// Rows of activations as the next matrix takes them.
+struct Input {
+  const float* floats;
+  size_t stride, width, rows;
+};
+
+class Pass {
+ public:
+  Pass(const Tools& tools, const Chunk& chunk, const Team& team, Workspace& shared, Workspace& own)
+      : model_(tools.model),
+        s_(tools.model.settings),
+        k_(tools.kernels),
+        chunk_(chunk),
+        team_(team),
+        shared_(shared),
+        block_(team.by_columns ? shared : own),
+        own_(own),
+        hidden_(padded(s_.hidden_size)),
+        query_(padded(s_.query_size())),
+        cos_(s_.rope ? tools.rope.cos() : nullptr),
+        sin_(s_.rope ? tools.rope.sin() : nullptr) {}
+
+  void run() {
+    for_each_block(chunk_.rows, [&](Range rows) { read(rows); });
+    const size_t layers = model_.blocks.size();
+    for (size_t i = 0; i < layers; ++i) {
+      const bool pooled_only = i + 1 == layers && !s_.mean_pooling;
+      const Block& block = model_.blocks[i];
+      // The next block's keys are written while slower workers still read this block's.
+      parity_ = team_.barrier ? i % 2 : 0;
+      for_each_block(chunk_.rows, [&](Range rows) { project(block, rows, !pooled_only); });
+      meet();
+      if (pooled_only) {
+        for_each_block(chunk_.count, [&](Range sequences) { finish_last(block, sequences); });
+      } else {
+        for_each_block(chunk_.rows, [&](Range rows) { finish(block, rows); });
+      }
+    }
+    if (s_.mean_pooling) pool_mean();
+    meet();
+  }
+
+ private:
+  void meet() const {
+    if (team_.barrier) team_.barrier->wait();
+  }
+
+  void meet_by_columns() const {
+    if (team_.by_columns) meet();
+  }
+
+  // This worker's share of `count` things when the team works by columns, else all of them.
+  Range share(size_t count) const {
+    if (!team_.by_columns) return {0, count};
+    return {count * team_.rank / team_.size, count * (team_.rank + 1) / team_.size};
+  }
+
+  // This worker's blocks of `count` rows: every `size`-th, so that late rows, which attend to
+  // more, are spread evenly.
+  template <typename Function>
+  void for_each_block(size_t count, Function function) const {
+    const size_t size = team_.by_columns ? 1 : team_.size;
+    const size_t rank = team_.by_columns ? 0 : team_.rank;
+    const size_t blocks = padded((count + kBlockRows - 1) / kBlockRows, size);
+    for (size_t i = rank; i < blocks; i += size) {
+      const Range rows{count * i / blocks, count * (i + 1) / blocks};
+      if (rows.size()) function(rows);
+    }
+  }
+
+  float* x(size_t row) const { return shared_.x.data() + row * hidden_; }
+
+  void read(Range rows) const {
+    const size_t width = padded(s_.embed_dim);
+    const Range mine = share(rows.size());
+    for (size_t r = mine.begin; r < mine.end; ++r) {
+      const size_t row = rows.begin + r;
+      const Sequence& sequence = sequence_of(row);
+      const float* values = sequence.values + (row - sequence.first_row) * s_.embed_dim;
+      float* out =
+          model_.has_input_projection ? block_.standardized.data() + r * width : x(row);
+      k_.standardize(values, model_.mean.data(), model_.std.data(), s_.embed_dim, out);
+    }
+    meet_by_columns();
+    if (model_.has_input_projection)
+      linear(model_.input_projection, {block_.standardized.data(), width, s_.embed_dim, rows.size()},
+             x(rows.begin), hidden_, Epilogue::store);
+  }
+
+  const Sequence& sequence_of(size_t row) const {
+    return chunk_.sequences[shared_.sequence_of_row.data()[row]];
+  }
+
+  // Norm, and rounding where the model rounds.
+  Input prepare(const float* x, size_t stride, size_t width, size_t rows, Norm norm,
+                Affine affine) const {
+    const size_t whole = padded(width);
+    if (s_.int8_activations) {
+      const Quantized out = quantized(width);
+      for (size_t r = 0; r < rows; ++r)
+        k_.quantize(x + r * stride, width, norm, affine, out, r, own_.row.data());
+      return {nullptr, 0, width, rows};
+    }
+    if (norm == Norm::none) return {x, stride, width, rows};
+    for (size_t r = 0; r < rows; ++r)
+      k_.normalize(x + r * stride, width, norm, affine, own_.normalized.data() + r * whole);
+    return {own_.normalized.data(), whole, width, rows};
+  }
+
+  Input prepare(const float* x, size_t rows, const NormTensors& norm) const {
+    return prepare(x, hidden_, s_.hidden_size, rows, this->norm(), norm.affine);
+  }
+
+  Norm norm() const { return s_.layernorm ? Norm::layernorm : Norm::rmsnorm; }
+  Norm sub_norm() const { return s_.sub_norm ? norm() : Norm::none; }
+
+  Quantized quantized(size_t width) const {
+    return {own_.q.data(), padded(width, kByteStride), own_.q_scale.data(), own_.q_sum.data()};
+  }
+
+  void linear(const Linear& linear, const Input& in, float* out, size_t stride,
+              Epilogue epilogue) const {
+    const Range panels = share(linear.panel_count());
+    const Output output{out, stride, epilogue};
+    if (in.floats) {
+      k_.float_matmul(linear.matrix, in.floats, in.stride, in.rows, panels.begin, panels.end,
+                      output, own_.float_panels.data());
+    } else {
+      k_.matmul(linear.matrix, quantized(in.width), in.rows, panels.begin, panels.end, output,
+                own_.codes.data());
+    }
+    meet_by_columns();
+  }
+
+  void project(const Block& block, Range rows, bool with_queries) const {
+    const Input in = prepare(x(rows.begin), rows.size(), block.attention_norm);
+    if (with_queries)
+      linear(block.query, in, shared_.query.data() + rows.begin * query_, query_, Epilogue::store);
+    const size_t stride = padded(s_.key_value_size());
+    float* key_value = block_.key_value.data();
+    linear(block.key_value, in, key_value, stride, Epilogue::store);
+    for (size_t row = rows.begin; row < rows.end; ++row)
+      keep(row, key_value + (row - rows.begin) * stride);
+  }
+
+  void keep(size_t row, const float* key_value) const {
+    const Sequence& sequence = sequence_of(row);
+    const size_t dim = s_.head_dim(), position = row - sequence.first_row;
+    const size_t at = position * (dim / 2);
+    const Range heads = share(s_.key_value_heads);
+    for (size_t head = heads.begin; head < heads.end; ++head)
+      k_.keep_key_value({key_value + head * dim, key_value + (s_.key_value_heads + head) * dim,
+                         dim, cos_ ? cos_ + at : nullptr, sin_ ? sin_ + at : nullptr, position,
+                         position + 1 == sequence.length},
+                        keys(sequence, head), values(sequence, head));
+  }
+
+  // First of a sequence's positions, counted over all heads of the chunk.
+  size_t first_position(const Sequence& sequence, size_t head) const {
+    const size_t panels = padded(sequence.length) / kLanes;
+    return (sequence.first_panel * s_.key_value_heads + head * panels) * kLanes;
+  }
+
+  float* keys(const Sequence& sequence, size_t head) const {
+    return shared_.keys[parity_].data() + first_position(sequence, head) * s_.head_dim();
+  }
+
+  float* values(const Sequence& sequence, size_t head) const {
+    return shared_.values[parity_].data() + first_position(sequence, head) * padded(s_.head_dim());
+  }
+
+  // Rows first .. first + rows - 1 of one sequence; `query` and `out` are at the first of them.
+  void attend(const Sequence& sequence, size_t first, size_t rows, const float* query,
+              float* out) const {
+    const size_t dim = s_.head_dim(), group = s_.num_heads / s_.key_value_heads;
+    const Range heads = share(s_.num_heads);
+    for (size_t head = heads.begin; head < heads.end; ++head)
+      k_.attend({query + head * dim, query_, first, rows, keys(sequence, head / group),
+                 values(sequence, head / group), dim, cos_, sin_, out + head * dim, query_,
+                 own_.attention.data()});
+  }
+
+  void finish(const Block& block, Range rows) const {
+    for (size_t row = rows.begin; row < rows.end;) {
+      const Sequence& sequence = sequence_of(row);
+      const size_t first = row - sequence.first_row;
+      const size_t count = std::min({kTileRows, sequence.length - first, rows.end - row});
+      attend(sequence, first, count, shared_.query.data() + row * query_,
+             shared_.attended.data() + row * query_);
+      row += count;
+    }
+    meet_by_columns();
+    feed(block, x(rows.begin), shared_.attended.data() + rows.begin * query_, rows.size());
+  }
+
+  // The last block, of the last timestep of each sequence only.
+  void finish_last(const Block& block, Range sequences) const {
+    const size_t rows = sequences.size();
+    float* pooled = block_.pooled.data();
+    float* query = shared_.query.data() + sequences.begin * query_;
+    float* attended = shared_.attended.data() + sequences.begin * query_;
+    const Range mine = share(rows);
+    for (size_t r = mine.begin; r < mine.end; ++r) {
+      const Sequence& sequence = chunk_.sequences[sequences.begin + r];
+      std::memcpy(pooled + r * hidden_, x(sequence.first_row + sequence.length - 1),
+                  hidden_ * sizeof(float));
+    }
+    meet_by_columns();
+    linear(block.query, prepare(pooled, rows, block.attention_norm), query, query_,
+           Epilogue::store);
+    for (size_t r = 0; r < rows; ++r) {
+      const Sequence& sequence = chunk_.sequences[sequences.begin + r];
+      attend(sequence, sequence.length - 1, 1, query + r * query_, attended + r * query_);
+    }
+    meet_by_columns();
+    feed(block, pooled, attended, rows);
+    for (size_t r = mine.begin; r < mine.end; ++r) {
+      k_.normalize(pooled + r * hidden_, s_.hidden_size, norm(), model_.final_norm.affine,
+                   own_.row.data());
+      std::memcpy(chunk_.sequences[sequences.begin + r].embedding, own_.row.data(),
+                  s_.hidden_size * sizeof(float));
+    }
+    meet_by_columns();
+  }
+
+  // x += output(attended), then x += ffn(norm(x))
+  void feed(const Block& block, float* x, const float* attended, size_t rows) const {
+    linear(block.output, prepare(attended, query_, s_.query_size(), rows, sub_norm(), {}), x,
+           hidden_, Epilogue::add);
+    const Input in = prepare(x, rows, block.ffn_norm);
+    const size_t stride = padded(s_.inner_size);
+    float* inner = block_.inner.data();
+    if (s_.swiglu) linear(block.gate, in, inner, stride, Epilogue::silu);
+    linear(block.up, in, inner, stride, s_.swiglu ? Epilogue::multiply : Epilogue::silu);
+    linear(block.down, prepare(inner, stride, s_.inner_size, rows, sub_norm(), {}), x, hidden_,
+           Epilogue::add);
+  }
+
+  void pool_mean() const {
+    for_each_block(chunk_.rows, [&](Range rows) {
+      const Range mine = share(rows.size());
+      for (size_t r = mine.begin; r < mine.end; ++r) {
+        float* row = x(rows.begin + r);
+        k_.normalize(row, s_.hidden_size, norm(), model_.final_norm.affine, row);
+      }
+    });
+    meet();
+    for (size_t i = team_.rank; i < chunk_.count; i += team_.size) {
+      const Sequence& sequence = chunk_.sequences[i];
+      k_.mean(x(sequence.first_row), hidden_, sequence.length, s_.hidden_size,
+              sequence.embedding);
+    }
+  }
+
+  const Model& model_;
+  const Settings& s_;
+  const Kernels& k_;
+  const Chunk& chunk_;
+  const Team& team_;
+  Workspace& shared_;
+  Workspace& block_;
+  Workspace& own_;
+  const size_t hidden_, query_;  // strides
+  const float* const cos_;
+  const float* const sin_;
+  size_t parity_ = 0;
+};
+
+}  // namespace
+
+void forward(const Tools& tools, const Chunk& chunk, const Team& team, Workspace& shared,
+             Workspace& own) {
+  Pass(tools, chunk, team, shared, own).run();
+}
+
+}  // namespace tritserve

@@ -1,0 +1,11 @@
+// Everything below is compiled once per instruction set, over the vocabulary defined above it.
+#include "math.inc.hpp"
+#include "rows.inc.hpp"
+#include "matmul.inc.hpp"
+#include "float_matmul.inc.hpp"
+#include "attention.inc.hpp"
+
+constexpr Kernels table(const char* name) {
+  return {name,         standardize,    normalize, quantize, matmul,
+          float_matmul, keep_key_value, attend,    mean};
+}

@@ -1,0 +1,124 @@
+// The kernel table: what an instruction set has to offer, as function pointers over plain structs.
+//
+// Every float row starts on its own stride, a multiple of 16 floats, and is filled with zeros up to
+// it, so that kernels read whole vectors of 16 lanes. All float sums run in one order over 16
+// lanes, whatever the registers' width, and the answer is the same bytes on every instruction set.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace tritserve {
+
+constexpr size_t kLanes = 16;         // output columns of a panel, and lanes of a float sum
+constexpr size_t kPanelBytes = 64;    // 16 columns x 4 inputs, one byte each once decoded
+constexpr size_t kByteStride = 64;    // rows of int8 activations start on a multiple of this
+constexpr size_t kKeyBlock = 256;     // keys per pass of the online softmax
+constexpr size_t kTileRows = 16;      // query rows attended together
+constexpr size_t kMaxPanelGroup = 4;  // most panels that one kernel decodes at a time
+constexpr float kEpsilon = 1e-5f;
+
+enum class Weights { ternary, binary, dense };
+
+// What becomes of the product of a row and a column.
+enum class Epilogue {
+  integers,  // the int32 itself
+  store,     // y
+  silu,      // silu(y)
+  multiply,  // out * y
+  add,       // out + y
+};
+
+// A weight matrix in memory panels (see panel.hpp). y = product * scale + bias.
+struct Matrix {
+  Weights weights;
+  const void* panels;
+  size_t inputs, outputs;
+  const float* scale;  // one, or one per column
+  bool scale_per_column;
+  const float* bias;  // null, or one per column, filled up to whole panels
+};
+
+// Rows of activations rounded to 8 bits: x is about q * scale.
+struct Quantized {
+  int8_t* q;
+  size_t stride;
+  float* scale;
+  int32_t* sum;  // of q over the row
+};
+
+struct Output {
+  void* data;  // int32 for Epilogue::integers, float otherwise
+  size_t stride;
+  Epilogue epilogue;
+};
+
+enum class Norm { none, layernorm, rmsnorm };
+
+struct Affine {
+  const float* weight;  // null: without affine
+  const float* bias;    // null: without shift
+};
+
+struct KeyValueRow {
+  const float* key;  // [head_dim], before rotation
+  const float* value;
+  size_t head_dim;
+  const float* cos;  // [head_dim / 2] each, or null without rotary positions
+  const float* sin;
+  size_t position;
+  bool last;  // the panel's remaining lanes are then filled with zeros
+};
+
+struct AttentionTile {
+  const float* query;  // rows of one head
+  size_t query_stride;
+  size_t first, rows;  // positions first .. first + rows - 1, at most kTileRows
+  const float* keys;    // [panels, head_dim, 16]
+  const float* values;  // [positions, padded head_dim]
+  size_t head_dim;
+  const float* cos;  // [positions, head_dim / 2], or null
+  const float* sin;
+  float* out;
+  size_t out_stride;
+  float* scratch;  // attention_scratch(head_dim) floats
+};
+
+static constexpr size_t padded(size_t n, size_t to = kLanes) { return (n + to - 1) / to * to; }
+
+static constexpr size_t attention_scratch(size_t head_dim) {
+  return kTileRows * (kKeyBlock + 2 * padded(head_dim));
+}
+
+struct Kernels {
+  const char* name;
+
+  // out = (values - mean) / std; values and out may have any alignment and are `width` long.
+  void (*standardize)(const float* values, const float* mean, const float* std, size_t width,
+                      float* out);
+  // out = norm(x) * weight + bias
+  void (*normalize)(const float* x, size_t width, Norm norm, Affine affine, float* out);
+  // The same, rounded to 8 bits per row. `scratch` holds one padded row.
+  void (*quantize)(const float* x, size_t width, Norm norm, Affine affine, const Quantized& out,
+                   size_t row, float* scratch);
+  // Panels begin .. end - 1 of x @ matrix^T. `scratch` holds kMaxPanelGroup decoded panels.
+  void (*matmul)(const Matrix& matrix, const Quantized& x, size_t rows, size_t begin, size_t end,
+                 const Output& out, uint8_t* scratch);
+  // The same for float rows; `scratch` holds one decoded panel of floats.
+  void (*float_matmul)(const Matrix& matrix, const float* x, size_t stride, size_t rows,
+                       size_t begin, size_t end, const Output& out, float* scratch);
+  void (*keep_key_value)(const KeyValueRow& row, float* keys, float* values);
+  void (*attend)(const AttentionTile& tile);
+  // out = mean of `rows` rows
+  void (*mean)(const float* x, size_t stride, size_t rows, size_t width, float* out);
+};
+
+extern const Kernels kScalar;
+#if defined(__x86_64__)
+extern const Kernels kAvx2;
+extern const Kernels kAvx512Vnni;
+#elif defined(__aarch64__)
+extern const Kernels kNeonDotprod;
+#endif
+
+}  // namespace tritserve

@@ -1,0 +1,152 @@
+// AVX2 and FMA. vpmaddubsw adds two products of unsigned code and signed activation in int16, at
+// most 2 * 2 * 128 = 512 in magnitude, so 64 steps fit (-32768 exactly); signs, half of it, 128.
+#include <immintrin.h>
+
+#include "kernels.hpp"
+
+namespace tritserve {
+namespace {
+
+constexpr size_t kRows = 4, kPanels = 1;
+constexpr size_t kFloatRows = 6, kFloatPanels = 1;
+constexpr size_t kTernarySteps = 64, kBinarySteps = 128;
+
+struct Floats {
+  __m256 lo, hi;
+};
+struct Ints {
+  __m256i lo, hi;
+};
+struct Codes {
+  __m256i lo, hi;
+};
+struct Sums {
+  __m256i lo, hi;
+};
+using Quads = __m256i;
+
+const __m256i* wide(const void* p) { return static_cast<const __m256i*>(p); }
+__m256i* wide(void* p) { return static_cast<__m256i*>(p); }
+
+Floats load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+void store(float* p, Floats x) {
+  _mm256_storeu_ps(p, x.lo);
+  _mm256_storeu_ps(p + 8, x.hi);
+}
+Floats splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+Floats sub(Floats a, Floats b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
+Floats mul(Floats a, Floats b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+Floats div(Floats a, Floats b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+Floats fma(Floats a, Floats b, Floats c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+// a > b ? a : b, and so b where one is NaN.
+Floats larger(Floats a, Floats b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+Floats smaller(Floats a, Floats b) {
+  return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
+}
+alignas(32) constexpr int32_t kKept[32] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                           -1, -1, -1, -1, -1, -1, -1, -1};
+Floats keep(Floats x, size_t n) {
+  const float* mask = reinterpret_cast<const float*>(kKept + kLanes - n);
+  return {_mm256_and_ps(x.lo, _mm256_loadu_ps(mask)), _mm256_and_ps(x.hi, _mm256_loadu_ps(mask + 8))};
+}
+float sum(Floats x) {
+  const __m256 eight = _mm256_add_ps(x.lo, x.hi);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+float largest(Floats x) {
+  const __m256 eight = _mm256_max_ps(x.lo, x.hi);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+Ints no_ints() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+Ints splat_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+Ints load_ints(const int32_t* p) {
+  return {_mm256_loadu_si256(wide(p)), _mm256_loadu_si256(wide(p + 8))};
+}
+void store_ints(int32_t* p, Ints x) {
+  _mm256_storeu_si256(wide(p), x.lo);
+  _mm256_storeu_si256(wide(p + 8), x.hi);
+}
+Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+Ints sub(Ints a, Ints b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }
+Ints larger(Ints a, Ints b) { return {_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)}; }
+int32_t sum(Ints x) {
+  const __m256i eight = _mm256_add_epi32(x.lo, x.hi);
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+int32_t maximum(Ints x) {
+  const __m256i eight = _mm256_max_epi32(x.lo, x.hi);
+  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+
+// The bits of |x|.
+Ints magnitude(Floats x) {
+  const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+  return {_mm256_and_si256(_mm256_castps_si256(x.lo), mask),
+          _mm256_and_si256(_mm256_castps_si256(x.hi), mask)};
+}
+// To the nearest integer, halves to even.
+Ints round(Floats x) { return {_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi)}; }
+Floats to_float(Ints x) { return {_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi)}; }
+Floats power_of_two(Ints n) {
+  const Ints biased = add(n, splat_int(127));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(biased.lo, 23)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(biased.hi, 23))};
+}
+void store_bytes(int8_t* p, Ints x) {
+  const __m256i shorts = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.lo, x.hi), 0xd8);
+  const __m128i bytes =
+      _mm_packs_epi16(_mm256_castsi256_si128(shorts), _mm256_extracti128_si256(shorts, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+
+Codes load_codes(const uint8_t* p) {
+  return {_mm256_loadu_si256(wide(p)), _mm256_loadu_si256(wide(p + 32))};
+}
+void store_codes(uint8_t* p, Codes x) {
+  _mm256_storeu_si256(wide(p), x.lo);
+  _mm256_storeu_si256(wide(p + 32), x.hi);
+}
+template <size_t bits>
+Codes low_bits(Codes x) {
+  const __m256i mask = _mm256_set1_epi8((1 << bits) - 1);
+  return {_mm256_and_si256(x.lo, mask), _mm256_and_si256(x.hi, mask)};
+}
+// Bits of the next byte come in from above; low_bits does not see them.
+template <size_t bits>
+Codes shift_right(Codes x) {
+  return {_mm256_srli_epi16(x.lo, bits), _mm256_srli_epi16(x.hi, bits)};
+}
+Quads load_quads(const int8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, sizeof four);
+  return _mm256_set1_epi32(four);
+}
+Sums no_sums() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+Sums dot(Sums s, Codes c, Quads q) {
+  return {_mm256_add_epi16(s.lo, _mm256_maddubs_epi16(c.lo, q)),
+          _mm256_add_epi16(s.hi, _mm256_maddubs_epi16(c.hi, q))};
+}
+Ints widen(Sums s) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_madd_epi16(s.lo, ones), _mm256_madd_epi16(s.hi, ones)};
+}
+
+#include "generic/table.inc.hpp"
+
+}  // namespace
+
+const Kernels kAvx2 = table("avx2");
+
+}  // namespace tritserve

@@ -1,0 +1,163 @@
+// Plain C++: correct anywhere, and what the other instruction sets are held to.
+#include "kernels.hpp"
+
+namespace tritserve {
+namespace {
+
+constexpr size_t kRows = 4, kPanels = 1;
+constexpr size_t kFloatRows = 4, kFloatPanels = 1;
+constexpr size_t kTernarySteps = SIZE_MAX / 16 * 8, kBinarySteps = kTernarySteps;
+
+struct Floats {
+  float v[kLanes];
+};
+struct Ints {
+  int32_t v[kLanes];
+};
+struct Codes {
+  uint8_t v[kPanelBytes];
+};
+struct Sums {
+  int32_t v[kLanes];
+};
+struct Quads {
+  int8_t v[4];
+};
+
+template <typename Result, typename Operation>
+Result each(Operation operation) {
+  Result result;
+  for (size_t i = 0; i < sizeof result.v / sizeof result.v[0]; ++i) result.v[i] = operation(i);
+  return result;
+}
+
+template <typename T>
+T copy_from(const void* p) {
+  T result;
+  __builtin_memcpy(&result, p, sizeof result);
+  return result;
+}
+
+Floats load(const float* p) { return copy_from<Floats>(p); }
+void store(float* p, Floats x) { __builtin_memcpy(p, &x, sizeof x); }
+Floats splat(float x) {
+  return each<Floats>([&](size_t) { return x; });
+}
+Floats add(Floats a, Floats b) {
+  return each<Floats>([&](size_t i) { return a.v[i] + b.v[i]; });
+}
+Floats sub(Floats a, Floats b) {
+  return each<Floats>([&](size_t i) { return a.v[i] - b.v[i]; });
+}
+Floats mul(Floats a, Floats b) {
+  return each<Floats>([&](size_t i) { return a.v[i] * b.v[i]; });
+}
+Floats div(Floats a, Floats b) {
+  return each<Floats>([&](size_t i) { return a.v[i] / b.v[i]; });
+}
+Floats fma(Floats a, Floats b, Floats c) {
+  return each<Floats>([&](size_t i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
+}
+// a > b ? a : b, and so b where one is NaN.
+float larger(float a, float b) { return a > b ? a : b; }
+Floats larger(Floats a, Floats b) {
+  return each<Floats>([&](size_t i) { return larger(a.v[i], b.v[i]); });
+}
+Floats smaller(Floats a, Floats b) {
+  return each<Floats>([&](size_t i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+Floats keep(Floats x, size_t n) {
+  return each<Floats>([&](size_t i) { return i < n ? x.v[i] : 0.0f; });
+}
+float sum(Floats x) {
+  for (size_t half = kLanes / 2; half; half /= 2)
+    for (size_t i = 0; i < half; ++i) x.v[i] += x.v[i + half];
+  return x.v[0];
+}
+float largest(Floats x) {
+  for (size_t half = kLanes / 2; half; half /= 2)
+    for (size_t i = 0; i < half; ++i) x.v[i] = larger(x.v[i], x.v[i + half]);
+  return x.v[0];
+}
+
+Ints no_ints() { return {}; }
+Ints splat_int(int32_t x) {
+  return each<Ints>([&](size_t) { return x; });
+}
+Ints load_ints(const int32_t* p) { return copy_from<Ints>(p); }
+void store_ints(int32_t* p, Ints x) { __builtin_memcpy(p, &x, sizeof x); }
+Ints add(Ints a, Ints b) {
+  return each<Ints>([&](size_t i) { return a.v[i] + b.v[i]; });
+}
+Ints sub(Ints a, Ints b) {
+  return each<Ints>([&](size_t i) { return a.v[i] - b.v[i]; });
+}
+Ints larger(Ints a, Ints b) {
+  return each<Ints>([&](size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+int32_t sum(Ints x) {
+  int32_t total = 0;
+  for (int32_t value : x.v) total += value;
+  return total;
+}
+int32_t maximum(Ints x) {
+  int32_t top = x.v[0];
+  for (int32_t value : x.v) top = value > top ? value : top;
+  return top;
+}
+
+// The bits of |x|.
+Ints magnitude(Floats x) {
+  return each<Ints>([&](size_t i) { return copy_from<int32_t>(&x.v[i]) & 0x7fffffff; });
+}
+// To the nearest integer, halves to even; zero where there is none.
+Ints round(Floats x) {
+  return each<Ints>([&](size_t i) {
+    const bool in_range = x.v[i] > -2147483648.0f && x.v[i] < 2147483648.0f;
+    return static_cast<int32_t>(in_range ? __builtin_lrintf(x.v[i]) : 0);
+  });
+}
+Floats to_float(Ints x) {
+  return each<Floats>([&](size_t i) { return static_cast<float>(x.v[i]); });
+}
+Floats power_of_two(Ints n) {
+  return each<Floats>([&](size_t i) {
+    const uint32_t bits = (static_cast<uint32_t>(n.v[i]) + 127u) << 23;
+    return copy_from<float>(&bits);
+  });
+}
+void store_bytes(int8_t* p, Ints x) {
+  for (size_t i = 0; i < kLanes; ++i) {
+    const int32_t clipped = x.v[i] < -128 ? -128 : x.v[i] > 127 ? 127 : x.v[i];
+    p[i] = static_cast<int8_t>(clipped);
+  }
+}
+
+Codes load_codes(const uint8_t* p) { return copy_from<Codes>(p); }
+void store_codes(uint8_t* p, Codes x) { __builtin_memcpy(p, &x, sizeof x); }
+template <size_t bits>
+Codes low_bits(Codes x) {
+  return each<Codes>([&](size_t i) { return static_cast<uint8_t>(x.v[i] & ((1 << bits) - 1)); });
+}
+template <size_t bits>
+Codes shift_right(Codes x) {
+  return each<Codes>([&](size_t i) { return static_cast<uint8_t>(x.v[i] >> bits); });
+}
+Quads load_quads(const int8_t* p) { return copy_from<Quads>(p); }
+Sums no_sums() { return {}; }
+Sums dot(Sums s, Codes c, Quads q) {
+  return each<Sums>([&](size_t i) {
+    int32_t total = s.v[i];
+    for (size_t k = 0; k < 4; ++k) total += c.v[4 * i + k] * q.v[k];
+    return total;
+  });
+}
+Ints widen(Sums s) { return copy_from<Ints>(&s); }
+
+#include "generic/table.inc.hpp"
+
+}  // namespace
+
+const Kernels kScalar = table("scalar");
+
+}  // namespace tritserve

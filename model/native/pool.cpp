@@ -1,0 +1,101 @@
+#include "pool.hpp"
+
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace tritserve {
+namespace {
+
+// Long enough for the next phase of a forward pass, short enough to leave the core to others.
+constexpr int kSpins = 2000;
+
+void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+template <typename T>
+void wait_while(const std::atomic<T>& value, T old) {
+  for (int i = 0; i < kSpins; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    pause();
+  }
+  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+void Barrier::wait() {
+  const unsigned generation = generation_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+  } else {
+    wait_while(generation_, generation);
+  }
+}
+
+struct Pool::Shared {
+  std::atomic<unsigned> started{0};
+  std::atomic<int> running{0};
+  Function function = nullptr;  // null: the threads end
+  const void* context = nullptr;
+  pid_t process = 0;
+
+  void work(int rank) {
+    for (unsigned seen = 0;; ++seen) {
+      wait_while(started, seen);
+      if (!function) return;
+      function(context, rank);
+      if (running.fetch_sub(1, std::memory_order_acq_rel) == 1) running.notify_one();
+    }
+  }
+};
+
+Pool::Pool(int threads) : size_(threads) { spawn(); }
+
+void Pool::spawn() {
+  shared_ = std::make_unique<Shared>();
+  shared_->process = getpid();
+  for (int rank = 1; rank < size_; ++rank)
+    threads_.emplace_back([shared = shared_.get(), rank] { shared->work(rank); });
+}
+
+void Pool::start(Function function, const void* context) {
+  if (size_ > 1 && shared_->process != getpid()) {
+    // A forked child has none of its parent's threads: what stands for them can only be leaked.
+    new std::vector<std::thread>(std::move(threads_));
+    shared_.release();
+    threads_.clear();
+    spawn();
+  }
+  shared_->function = function;
+  shared_->context = context;
+  shared_->running.store(size_ - 1, std::memory_order_relaxed);
+  shared_->started.fetch_add(1, std::memory_order_release);
+  shared_->started.notify_all();
+  function(context, 0);
+  for (int left; (left = shared_->running.load(std::memory_order_acquire)) != 0;)
+    wait_while(shared_->running, left);
+}
+
+Pool::~Pool() {
+  if (shared_->process != getpid()) {
+    new std::vector<std::thread>(std::move(threads_));
+    shared_.release();
+    return;
+  }
+  shared_->function = nullptr;
+  shared_->started.fetch_add(1, std::memory_order_release);
+  shared_->started.notify_all();
+  for (auto& thread : threads_) thread.join();
+}
+
+}  // namespace tritserve

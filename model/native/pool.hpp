@@ -1,0 +1,50 @@
+// A persistent pool of threads that all run the same function, and the barrier they meet at.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace tritserve {
+
+class Barrier {
+ public:
+  explicit Barrier(int size) : size_(size) {}
+  void wait();
+
+ private:
+  const int size_;
+  std::atomic<int> arrived_{0};
+  std::atomic<unsigned> generation_{0};
+};
+
+class Pool {
+ public:
+  explicit Pool(int threads);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int size() const { return size_; }
+
+  // Calls job(rank) with ranks 0 .. size() - 1 at once, rank 0 in the calling thread. One caller
+  // at a time. The job must not throw.
+  template <typename Job>
+  void run(const Job& job) {
+    start([](const void* context, int rank) { (*static_cast<const Job*>(context))(rank); }, &job);
+  }
+
+ private:
+  using Function = void (*)(const void*, int);
+  struct Shared;
+
+  void start(Function function, const void* context);
+  void spawn();
+
+  const int size_;
+  std::unique_ptr<Shared> shared_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace tritserve

@@ -1,0 +1,210 @@
+// Embeds random batches with random models on every instruction set of this machine and with
+// several numbers of threads, and prints a hash of the embeddings' bytes for each case. Ends with
+// an error if two disagree. Runs under sanitizers, and on other processors to compare hashes.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "encoder.hpp"
+#include "isa.hpp"
+#include "panel.hpp"
+
+using namespace tritserve;
+
+namespace {
+
+// The same numbers everywhere.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed * 2654435761u + 1) {}
+  uint32_t next() {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<uint32_t>(state_ >> 33);
+  }
+  size_t below(size_t n) { return next() % n; }
+  float number() { return static_cast<float>(static_cast<int>(below(2001)) - 1000) / 256.0f; }
+
+ private:
+  uint64_t state_;
+};
+
+struct Source {
+  std::map<std::string, std::vector<float>> floats;
+  std::map<std::string, std::vector<uint8_t>> bytes;
+
+  Arrays arrays() const {
+    Arrays result;
+    for (const auto& [name, data] : floats) result[name] = {Type::float32, data.data(), data.size()};
+    for (const auto& [name, data] : bytes) result[name] = {Type::uint8, data.data(), data.size()};
+    return result;
+  }
+};
+
+void add_floats(Source& source, Random& random, const std::string& name, size_t count, float shift,
+                float scale) {
+  auto& data = source.floats[name];
+  for (size_t i = 0; i < count; ++i) data.push_back(shift + scale * random.number());
+}
+
+void add_layer(Source& source, Random& random, const Settings& s, const std::string& name,
+               size_t outputs, size_t inputs) {
+  const size_t count = outputs * inputs, per_byte = s.binary ? 8 : 5;
+  auto& data = source.bytes[name + ".packed"];
+  for (size_t i = 0; i < (count + per_byte - 1) / per_byte; ++i)
+    data.push_back(static_cast<uint8_t>(random.below(s.binary ? 256 : 243)));
+  source.floats[name + ".scale"] =
+      std::vector<float>(random.below(2) ? 1 : outputs, 0.5f / static_cast<float>(inputs));
+  if (s.bias) add_floats(source, random, name + ".bias", outputs, 0.0f, 0.1f);
+}
+
+void add_norm(Source& source, Random& random, const Settings& s, const std::string& name) {
+  add_floats(source, random, name + ".weight", s.hidden_size, 1.0f, 0.1f);
+  if (s.layernorm) add_floats(source, random, name + ".bias", s.hidden_size, 0.0f, 0.1f);
+}
+
+Settings random_settings(Random& random) {
+  Settings s{};
+  s.key_value_heads = 1 + random.below(2);
+  s.num_heads = s.key_value_heads * (1 + random.below(2));
+  s.hidden_size = s.num_heads * 2 * (1 + random.below(12));
+  s.embed_dim = random.below(3) ? 1 + random.below(40) : s.hidden_size;
+  s.num_layers = 1 + random.below(2);
+  s.inner_size = 1 + random.below(150);
+  s.max_timesteps = 600;
+  s.binary = random.below(2);
+  s.int8_activations = random.below(4);
+  s.sub_norm = random.below(2);
+  s.layernorm = random.below(2);
+  s.swiglu = random.below(2);
+  s.rope = random.below(2);
+  s.bias = random.below(2);
+  s.mean_pooling = random.below(2);
+  s.rope_theta = 10000.0;
+  return s;
+}
+
+Source random_source(Random& random, const Settings& s) {
+  Source source;
+  add_floats(source, random, "standardize.mean", s.embed_dim, 0.0f, 1.0f);
+  add_floats(source, random, "standardize.std", s.embed_dim, 5.0f, 1.0f);
+  if (s.embed_dim != s.hidden_size) {
+    add_floats(source, random, "input_projection.weight", s.embed_dim * s.hidden_size, 0.0f, 0.2f);
+    add_floats(source, random, "input_projection.bias", s.hidden_size, 0.0f, 0.1f);
+  }
+  for (size_t i = 0; i < s.num_layers; ++i) {
+    const std::string block = "blocks." + std::to_string(i);
+    add_norm(source, random, s, block + ".attention_norm");
+    add_norm(source, random, s, block + ".ffn_norm");
+    add_layer(source, random, s, block + ".attention.query_key_value",
+              s.query_size() + s.key_value_size(), s.hidden_size);
+    add_layer(source, random, s, block + ".attention.output", s.hidden_size, s.query_size());
+    if (s.swiglu) add_layer(source, random, s, block + ".ffn.gate", s.inner_size, s.hidden_size);
+    add_layer(source, random, s, block + ".ffn.up", s.inner_size, s.hidden_size);
+    add_layer(source, random, s, block + ".ffn.down", s.hidden_size, s.inner_size);
+  }
+  add_norm(source, random, s, "final_norm");
+  return source;
+}
+
+uint64_t hash(const std::vector<float>& data) {
+  uint64_t result = 14695981039346656037u;
+  for (const float value : data) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    result = (result ^ bits) * 1099511628211u;
+  }
+  return result;
+}
+
+// Products of one matrix, against long integers.
+void check_products(Random& random, const Kernels& kernels) {
+  const size_t rows = 1 + random.below(30), inputs = 1 + random.below(400),
+               outputs = 1 + random.below(70);
+  const bool binary = random.below(2), extreme = random.below(2);
+  std::vector<int> weights(outputs * inputs);
+  for (int& w : weights)
+    w = extreme ? 1 : binary ? static_cast<int>(random.below(2)) * 2 - 1
+                             : static_cast<int>(random.below(3)) - 1;
+  const size_t per_byte = binary ? 8 : 5;
+  std::vector<uint8_t> packed((weights.size() + per_byte - 1) / per_byte, binary ? 0 : 121);
+  static const int powers[] = {1, 3, 9, 27, 81};
+  for (size_t i = 0; i < weights.size(); ++i) {
+    uint8_t& byte = packed[i / per_byte];
+    byte = static_cast<uint8_t>(binary ? byte | (weights[i] > 0) << i % 8
+                                       : byte + weights[i] * powers[i % 5]);
+  }
+  const Weights kind = binary ? Weights::binary : Weights::ternary;
+  auto panels = make_panels({packed.data(), packed.size(), outputs, inputs, 0, outputs}, kind);
+  const size_t stride = padded(inputs, kByteStride), width = padded(outputs);
+  Buffer<int8_t> q(rows * stride);
+  Buffer<int32_t> sums(rows), out(rows * width);
+  Buffer<float> scale(rows);
+  Buffer<uint8_t> codes(kMaxPanelGroup * stride * kLanes);
+  for (size_t r = 0; r < rows; ++r)
+    for (size_t i = 0; i < inputs; ++i) {
+      const int value = extreme ? (r % 2 ? 127 : -128) : static_cast<int>(random.below(256)) - 128;
+      q[r * stride + i] = static_cast<int8_t>(value);
+      sums[r] += value;
+    }
+  const Matrix matrix{kind, panels.data(), inputs, outputs, nullptr, false, nullptr};
+  kernels.matmul(matrix, {q.data(), stride, scale.data(), sums.data()}, rows, 0, width / kLanes,
+                 {out.data(), width, Epilogue::integers}, codes.data());
+  for (size_t r = 0; r < rows; ++r)
+    for (size_t o = 0; o < outputs; ++o) {
+      long long expected = 0;
+      for (size_t i = 0; i < inputs; ++i)
+        expected += static_cast<long long>(weights[o * inputs + i]) * q[r * stride + i];
+      if (out[r * width + o] != expected) {
+        std::fprintf(stderr, "%s: wrong product\n", kernels.name);
+        std::exit(1);
+      }
+    }
+}
+
+void check_case(uint64_t seed) {
+  Random random(seed);
+  const Settings settings = random_settings(random);
+  const Source source = random_source(random, settings);
+  std::vector<int64_t> lengths;
+  size_t timesteps = 0;
+  for (size_t i = 0, batch = 1 + random.below(9); i < batch; ++i) {
+    lengths.push_back(static_cast<int64_t>(1 + random.below(random.below(4) ? 70 : 600)));
+    timesteps += static_cast<size_t>(lengths.back());
+  }
+  std::vector<float> values;
+  for (size_t i = 0; i < timesteps * settings.embed_dim; ++i) values.push_back(random.number());
+
+  uint64_t first = 0;
+  bool any = false;
+  for (const Kernels* kernels : supported_kernels())
+    for (const int threads : {1, 2, 3}) {
+      Encoder encoder(settings, source.arrays(), *kernels, threads);
+      std::vector<float> out(lengths.size() * settings.hidden_size);
+      encoder.embed(values.data(), timesteps, lengths.data(), lengths.size(), out.data());
+      const uint64_t answer = hash(out);
+      if (any && answer != first) {
+        std::fprintf(stderr, "case %llu: %s with %d threads disagrees\n",
+                     static_cast<unsigned long long>(seed), kernels->name, threads);
+        std::exit(1);
+      }
+      first = answer;
+      any = true;
+    }
+  std::printf("%llu %016llx\n", static_cast<unsigned long long>(seed),
+              static_cast<unsigned long long>(first));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const uint64_t cases = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 20;
+  for (const Kernels* kernels : supported_kernels()) {
+    std::fprintf(stderr, "%s\n", kernels->name);
+    Random random(7);
+    for (uint64_t i = 0; i < 2 * cases; ++i) check_products(random, *kernels);
+  }
+  for (uint64_t seed = 0; seed < cases; ++seed) check_case(seed);
+}
