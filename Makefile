@@ -3,6 +3,7 @@ PORT ?= 8000
 MODEL ?=
 
 BIN := .venv/bin
+NATIVE := $(wildcard model/native/* model/native/generic/*)
 
 .PHONY: serve test format clean
 
@@ -25,10 +26,10 @@ clean:
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/serving: .venv/bin/python pyproject.toml
+.venv/serving: .venv/bin/python pyproject.toml $(NATIVE)
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-.venv/testing: .venv/bin/python pyproject.toml
+.venv/testing: .venv/bin/python pyproject.toml $(NATIVE)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@ .venv/serving
