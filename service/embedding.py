@@ -48,7 +48,6 @@ class EmbeddingService:
         self.finished = True
         self._started = False
         self._refusing = False
-        self._in_flight = 0
         self._reloading = asyncio.Lock()
         # Models that were replaced and still answer what they had accepted.
         self._retiring: dict[ServedModel, asyncio.Task[bool]] = {}
@@ -69,13 +68,9 @@ class EmbeddingService:
         self.draining = True
         await asyncio.sleep(self.settings.drain_delay_seconds)
         self._refusing = True
-        until = time.monotonic() + self.settings.drain_seconds
-        while self._in_flight and time.monotonic() < until:
-            await asyncio.sleep(0.01)
-        models = [self.served, *self._retiring]
-        left = max(0.0, until - time.monotonic())
-        drained = await asyncio.gather(*(served.batcher.drain(left) for served in models))
-        self.finished = all(drained)
+        retired = asyncio.gather(*self._retiring.values())
+        last = self.served.retire(self.settings.drain_seconds)
+        self.finished = all([await last, *await retired])
 
     def check_ready(self) -> None:
         """Raises UnavailableError, with the reason, unless requests can be answered."""
@@ -107,9 +102,9 @@ class EmbeddingService:
             fresh.batcher.start()
             old, self.served = self.served, fresh
             self.metrics.show_model(self._labels())
-            drain = asyncio.create_task(old.batcher.drain(self.settings.drain_seconds))
-            self._retiring[old] = drain
-            drain.add_done_callback(lambda _: self._retiring.pop(old, None))
+            retirement = asyncio.create_task(old.retire(self.settings.drain_seconds))
+            self._retiring[old] = retirement
+            retirement.add_done_callback(lambda _: self._retiring.pop(old))
             return fresh.about
 
     async def reload_or_log(self) -> None:
@@ -133,11 +128,8 @@ class EmbeddingService:
         """One `POST /embed`."""
         if not (self.draining and not self._refusing):
             self.check_ready()
-        self._in_flight += 1
-        try:
-            return await self._embed(request, self.served)
-        finally:
-            self._in_flight -= 1
+        with self.served.in_use() as served:
+            return await self._embed(request, served)
 
     async def _embed(self, request: Request, served: ServedModel) -> Response:
         received = time.monotonic()

@@ -1,5 +1,9 @@
 """One loaded model as it is served: its engine behind a queue, and what is told of it."""
 
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -10,6 +14,8 @@ from service.jobs import Result
 from service.metrics import Metrics
 from service.settings import Settings
 from service.wire import Limits, invalid
+
+POLL_SECONDS = 0.01
 
 
 class ServedModel:
@@ -35,6 +41,7 @@ class ServedModel:
             "quantize": model.config.quantize,
             "bits_per_weight": model.bits_per_weight,
         }
+        self._requests = 0
         self._settings = settings
         self._metrics = metrics
         self.batcher = Batcher(
@@ -45,6 +52,22 @@ class ServedModel:
             stuck_seconds=settings.stuck_seconds,
             on_batch=metrics.count_batch,
         )
+
+    @contextmanager
+    def in_use(self) -> Iterator["ServedModel"]:
+        """For the time of one request, from before its body is read until its answer."""
+        self._requests += 1
+        try:
+            yield self
+        finally:
+            self._requests -= 1
+
+    async def retire(self, seconds: float) -> bool:
+        """Finishes the requests that use the model, and stops; says whether all were in time."""
+        until = time.monotonic() + seconds
+        while self._requests and time.monotonic() < until:
+            await asyncio.sleep(POLL_SECONDS)
+        return await self.batcher.drain(max(0.0, until - time.monotonic()))
 
     async def compute(self, sequences: Sequences, deadline: float | None) -> Result:
         """Embeddings of a batch, through the queue; errors are those of an answer."""

@@ -1,0 +1,118 @@
+"""Times a forward pass against the float twin in torch and ONNX Runtime, in one interleaved run.
+
+    python benchmarks/engine.py [--seconds 4] [--threads 1 2] [--batches 1 8 32 256]
+
+The model is the seed's encoder: embed 287, hidden 256, 4 heads, 4 layers, 60 timesteps. Prints a
+table and ends in one JSON line.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from peers import peers
+
+from model.engine import Engine
+from tests.builders import random_packed
+
+SEED = {"embed_dim": 287, "hidden_size": 256, "num_heads": 4, "num_layers": 4, "window_size": 60}
+MEMORY_PROBE = """
+import json, os, sys, time
+start = time.perf_counter()
+import numpy as np
+from model.engine import Engine
+imported = time.perf_counter()
+engine = Engine.load(sys.argv[1])
+engine.embed(np.zeros((60, 287), np.float32), np.array([60]))
+first = time.perf_counter()
+engine.embed(np.zeros((32 * 60, 287), np.float32), np.full(32, 60))
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(json.dumps({"import_seconds": imported - start, "load_to_answer_seconds": first - imported,
+  "peak_rss_mb": int(peak.split()[1]) / 1024, "bits_per_weight_in_memory":
+  8 * engine._encoder.panel_bytes / engine._encoder.weights}))
+"""
+
+
+def cpu_name() -> str:
+    names = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return names[0].split(":")[1].strip() if names else platform.processor()
+
+
+def measure(runs: dict, seconds: float) -> dict[str, float]:
+    """Median seconds of each, taken in turn."""
+    for run in runs.values():
+        run()
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[next(iter(times))]) < 5:
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 256])
+    arguments = parser.parse_args()
+
+    path = Path(tempfile.mkdtemp()) / "seed.safetensors"
+    trained, packed = random_packed(path, **SEED)
+    results = []
+    for threads in arguments.threads:
+        others = peers(trained.config, threads)
+        engine = Engine(packed, threads=threads)
+        for batch in arguments.batches:
+            rng = np.random.default_rng(0)
+            x = rng.standard_normal((batch, 60, 287), dtype=np.float32)
+            lengths = np.full(batch, 60)
+            flat = x.reshape(-1, 287)
+            runs = {"tritserve": lambda flat=flat, lengths=lengths: engine.embed(flat, lengths)}
+            runs |= {name: lambda run=run, x=x: run(x) for name, run in others.items()}
+            medians = measure(runs, arguments.seconds)
+            ratios = {name: value / medians["tritserve"] for name, value in medians.items()}
+            results.append(
+                {"threads": threads, "batch": batch, "median_ms": {}, "times_slower": {}}
+            )
+            for name, value in medians.items():
+                results[-1]["median_ms"][name] = round(1e3 * value, 4)
+                results[-1]["times_slower"][name] = round(ratios[name], 2)
+            cells = "  ".join(
+                f"{n} {1e3 * v:.2f} ms ({ratios[n]:.1f}x)" for n, v in medians.items()
+            )
+            print(f"{threads} threads, batch {batch:3}: {cells}", flush=True)
+    print(
+        json.dumps(
+            {
+                "benchmark": "engine",
+                "cpu": cpu_name(),
+                "kernel": engine.kernel,
+                "results": results,
+                "memory": memory(path),
+            }
+        )
+    )
+
+
+def memory(path: Path) -> dict:
+    import subprocess  # noqa: PLC0415
+    import sys  # noqa: PLC0415
+
+    run = subprocess.run(
+        [sys.executable, "-c", MEMORY_PROBE, str(path)], check=True, capture_output=True, text=True
+    )
+    return json.loads(run.stdout)
+
+
+if __name__ == "__main__":
+    main()
