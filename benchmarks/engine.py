@@ -9,8 +9,11 @@ table and ends in one JSON line.
 import argparse
 import json
 import platform
+import subprocess
+import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,41 +76,31 @@ def main() -> None:
         others = peers(trained.config, threads)
         engine = Engine(packed, threads=threads)
         for batch in arguments.batches:
-            rng = np.random.default_rng(0)
-            x = rng.standard_normal((batch, 60, 287), dtype=np.float32)
-            lengths = np.full(batch, 60)
-            flat = x.reshape(-1, 287)
-            runs = {"tritserve": lambda flat=flat, lengths=lengths: engine.embed(flat, lengths)}
-            runs |= {name: lambda run=run, x=x: run(x) for name, run in others.items()}
-            medians = measure(runs, arguments.seconds)
-            ratios = {name: value / medians["tritserve"] for name, value in medians.items()}
-            results.append(
-                {"threads": threads, "batch": batch, "median_ms": {}, "times_slower": {}}
-            )
-            for name, value in medians.items():
-                results[-1]["median_ms"][name] = round(1e3 * value, 4)
-                results[-1]["times_slower"][name] = round(ratios[name], 2)
-            cells = "  ".join(
-                f"{n} {1e3 * v:.2f} ms ({ratios[n]:.1f}x)" for n, v in medians.items()
-            )
-            print(f"{threads} threads, batch {batch:3}: {cells}", flush=True)
-    print(
-        json.dumps(
-            {
-                "benchmark": "engine",
-                "cpu": cpu_name(),
-                "kernel": engine.kernel,
-                "results": results,
-                "memory": memory(path),
-            }
-        )
-    )
+            medians = measure(contenders(engine, others, batch), arguments.seconds)
+            results.append(report(threads, batch, medians))
+    about = {"benchmark": "engine", "cpu": cpu_name(), "kernel": engine.kernel}
+    print(json.dumps(about | {"results": results, "memory": memory(path)}))
+
+
+def contenders(engine: Engine, others: dict, batch: int) -> dict:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, 60, 287), dtype=np.float32)
+    lengths = np.full(batch, 60)
+    flat = x.reshape(-1, 287)
+    runs = {"tritserve": lambda: engine.embed(flat, lengths)}
+    return runs | {name: partial(run, x) for name, run in others.items()}
+
+
+def report(threads: int, batch: int, medians: dict[str, float]) -> dict:
+    ratios = {name: round(value / medians["tritserve"], 2) for name, value in medians.items()}
+    cells = [f"{name} {1e3 * value:.2f} ms ({ratios[name]}x)" for name, value in medians.items()]
+    print(f"{threads} threads, batch {batch:3}: {'  '.join(cells)}", flush=True)
+    milliseconds = {name: round(1e3 * value, 4) for name, value in medians.items()}
+    return {"threads": threads, "batch": batch, "median_ms": milliseconds, "times_slower": ratios}
 
 
 def memory(path: Path) -> dict:
-    import subprocess  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-
+    """Figures of a fresh process that serves the model."""
     run = subprocess.run(
         [sys.executable, "-c", MEMORY_PROBE, str(path)], check=True, capture_output=True, text=True
     )

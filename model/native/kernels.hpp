@@ -117,6 +117,7 @@ extern const Kernels kScalar;
 #if defined(__x86_64__)
 extern const Kernels kAvx2;
 extern const Kernels kAvx512Vnni;
+extern const Kernels kAmxInt8;
 #elif defined(__aarch64__)
 extern const Kernels kNeonDotprod;
 #endif

@@ -96,6 +96,7 @@ Ints magnitude(Floats x) {
   return {_mm256_and_si256(_mm256_castps_si256(x.lo), mask),
           _mm256_and_si256(_mm256_castps_si256(x.hi), mask)};
 }
+Floats from_bits(Ints x) { return {_mm256_castsi256_ps(x.lo), _mm256_castsi256_ps(x.hi)}; }
 // To the nearest integer, halves to even.
 Ints round(Floats x) { return {_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi)}; }
 Floats to_float(Ints x) { return {_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi)}; }
@@ -143,6 +144,7 @@ Ints widen(Sums s) {
   return {_mm256_madd_epi16(s.lo, ones), _mm256_madd_epi16(s.hi, ones)};
 }
 
+#include "generic/tiles.inc.hpp"
 #include "generic/table.inc.hpp"
 
 }  // namespace

@@ -116,6 +116,9 @@ int32_t maximum(Ints x) {
 Ints magnitude(Floats x) {
   return each<Ints>([&](int i) { return vreinterpretq_s32_f32(vabsq_f32(x.v[i])); });
 }
+Floats from_bits(Ints x) {
+  return each<Floats>([&](int i) { return vreinterpretq_f32_s32(x.v[i]); });
+}
 // To the nearest integer, halves to even.
 Ints round(Floats x) {
   return each<Ints>([&](int i) { return vcvtnq_s32_f32(x.v[i]); });
@@ -164,6 +167,7 @@ Ints widen(Sums s) {
   return each<Ints>([&](int i) { return s.v[i]; });
 }
 
+#include "generic/tiles.inc.hpp"
 #include "generic/table.inc.hpp"
 
 }  // namespace

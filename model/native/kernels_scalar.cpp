@@ -110,6 +110,7 @@ int32_t maximum(Ints x) {
 Ints magnitude(Floats x) {
   return each<Ints>([&](size_t i) { return copy_from<int32_t>(&x.v[i]) & 0x7fffffff; });
 }
+Floats from_bits(Ints x) { return copy_from<Floats>(&x); }
 // To the nearest integer, halves to even; zero where there is none.
 Ints round(Floats x) {
   return each<Ints>([&](size_t i) {
@@ -154,6 +155,7 @@ Sums dot(Sums s, Codes c, Quads q) {
 }
 Ints widen(Sums s) { return copy_from<Ints>(&s); }
 
+#include "generic/tiles.inc.hpp"
 #include "generic/table.inc.hpp"
 
 }  // namespace

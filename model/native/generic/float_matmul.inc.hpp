@@ -80,7 +80,6 @@ constexpr size_t kFloatBlock = 24;  // rows whose sums stay on the stack
 
 void float_matmul(const Matrix& matrix, const float* x, size_t stride, size_t rows, size_t begin,
                   size_t end, const Output& out, float* scratch) {
-  const Finish finish{matrix, out};
   const size_t group = matrix.weights == Weights::dense ? kFloatPanels : 1;
   const size_t panel_stride = matrix.inputs * kLanes;
   for (size_t panel = begin; panel < end; panel += group) {
@@ -95,10 +94,10 @@ void float_matmul(const Matrix& matrix, const float* x, size_t stride, size_t ro
       alignas(64) float sums[kFloatBlock * kFloatPanels * kLanes] = {};
       float_product(x + row * stride, stride, height, matrix.inputs, b, kLanes, panel_stride,
                     panels, sums, kFloatPanels * kLanes);
-      for (size_t r = 0; r < height; ++r)
-        for (size_t p = 0; p < panels; ++p)
-          finish(load(sums + (r * kFloatPanels + p) * kLanes), 1.0f, row + r,
-                 (panel + p) * kLanes);
+      for (size_t p = 0; p < panels; ++p)
+        finish(matrix, panel + p, row, height, out,
+               [&](size_t r) { return load(sums + (r * kFloatPanels + p) * kLanes); },
+               [](size_t) { return 1.0f; });
     }
   }
 }
