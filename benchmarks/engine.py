@@ -1,6 +1,6 @@
 """Times a forward pass against the float twin in torch and ONNX Runtime, in one interleaved run.
 
-    python benchmarks/engine.py [--seconds 4] [--threads 1 2] [--batches 1 8 32 256]
+    python -m benchmarks.engine [--seconds 4] [--threads 1 2] [--batches 1 8 32 256]
 
 The model is the seed's encoder: embed 287, hidden 256, 4 heads, 4 layers, 60 timesteps. Prints a
 table and ends in one JSON line.
@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from peers import peers
 
+from benchmarks.peers import peers
 from model.engine import Engine
 from tests.builders import random_packed
 

@@ -1,6 +1,6 @@
 """Times the integer matmuls of every instruction set this machine has.
 
-    python benchmarks/kernels.py [--seconds 0.3]
+    python -m benchmarks.kernels [--seconds 0.3]
 
 One thread, ternary weights, int8 rows, medians in GMAC/s; the packing of rows into their padded
 form is part of the time. The peer, in the same run, is torch's float32 matmul of the same shape.
@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from engine import cpu_name
 
+from benchmarks.engine import cpu_name
 from model import _native
 from model.trits import pack_ternary
 

@@ -10,9 +10,17 @@ import numpy.typing as npt
 from model import _native
 from model.errors import UserError
 from model.packed import PackedFileError, PackedModel, read
-from model.sequences import FloatArray, SequenceError, check_lengths, check_values
+from model.sequences import (
+    FloatArray,
+    LengthArray,
+    SequenceError,
+    check_lengths,
+    check_values,
+    refuse_values,
+)
 
 GOLDEN_COSINE = 0.999
+LARGEST_DEVIATION = 1e12
 ISA_VARIABLE = "TRITSERVE_ISA"
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -53,6 +61,9 @@ class Engine:
             raise EngineError(str(error)) from error
         self.kernel = self._encoder.kernels
         self.threads = self._encoder.threads
+        std, mean = model.tensors["standardize.std"], model.tensors["standardize.mean"]
+        limits = LARGEST_DEVIATION * std.astype(np.float64) - np.abs(mean)
+        self._surely_small = float(limits.min())
         self._check_golden()
 
     @classmethod
@@ -90,6 +101,7 @@ class Engine:
             raise SequenceError(f"values are {values.dtype}; they must be float32")
         checked = check_lengths(lengths, len(values) if values.ndim else 0)
         check_values(values, checked, config.embed_dim, config.max_timesteps)
+        self._check_magnitude(values, checked)
         embeddings = np.empty((len(checked), config.hidden_size), dtype=np.float32)
         self._encoder.embed(np.ascontiguousarray(values), checked, embeddings)
         overflown = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
@@ -100,6 +112,17 @@ class Engine:
                 row,
             )
         return embeddings
+
+    def _check_magnitude(self, values: FloatArray, lengths: LengthArray) -> None:
+        # Sums of squares must stay far below the largest float32: beyond it they would become
+        # infinite, and norms would silently turn every feature into zero.
+        tensors = self.model.tensors
+        mean, std = tensors["standardize.mean"], tensors["standardize.std"]
+        if np.maximum(values.max(), -values.min()) <= self._surely_small:
+            return
+        far = np.abs(values.astype(np.float64) - mean) > LARGEST_DEVIATION * std.astype(np.float64)
+        reason = f"over {LARGEST_DEVIATION:.0e} deviations from the mean of the training data"
+        refuse_values(far, values, lengths, reason)
 
     def _check_golden(self) -> None:
         values = self.model.tensors["golden.values"]

@@ -134,15 +134,18 @@ def check_values(
             f"{max_timesteps}",
             row,
         )
-    finite = np.isfinite(values)
-    if not finite.all():
-        flat, feature = np.argwhere(~finite)[0]
-        ends = np.cumsum(lengths)
-        row = int(np.searchsorted(ends, flat, side="right"))
-        timestep = int(flat - (ends[row] - lengths[row]))
-        raise SequenceError(
-            f"sequence {row}, timestep {timestep}, feature {feature} is {values[flat, feature]}; "
-            "values must be finite float32 numbers",
-            row,
-            timestep,
-        )
+    refuse_values(~np.isfinite(values), values, lengths, "values must be finite float32 numbers")
+
+
+def refuse_values(
+    wrong: npt.NDArray[np.bool_], values: FloatArray, lengths: LengthArray, reason: str
+) -> None:
+    """Raises SequenceError about the first of `values` where `wrong` is true, if there is one."""
+    if not wrong.any():
+        return
+    flat, feature = np.argwhere(wrong)[0]
+    ends = np.cumsum(lengths)
+    row = int(np.searchsorted(ends, flat, side="right"))
+    timestep = int(flat - (ends[row] - lengths[row]))
+    place = f"sequence {row}, timestep {timestep}, feature {feature}"
+    raise SequenceError(f"{place} is {values[flat, feature]}; {reason}", row, timestep)

@@ -17,15 +17,17 @@ from model.sequences import Sequences
 from service.body import read_body, while_connected
 from service.errors import InvalidError, UnavailableError
 from service.jobs import Result
-from service.media import negotiate
+from service.media import BINARY_TYPES, negotiate
 from service.metrics import Metrics
 from service.options import finish, truncate
-from service.served import ServedModel
+from service.served import ServedModel, load_engine
 from service.settings import Settings
 from service.wire import EmbedAnswer, EmbedRequest, Limits, decode, encode
 
-# Decoding and encoding of more than this leaves the event loop to other requests.
-INLINE_BYTES = 64 * 1024
+# Decoding and encoding of more than this leaves the event loop to other requests; either takes
+# about a millisecond for so much.
+INLINE_JSON_BYTES = 64 * 1024
+INLINE_BINARY_BYTES = 2 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -97,7 +99,7 @@ class EmbeddingService:
             PackedFileError: it is not valid; the old model goes on.
         """
         async with self._reloading:
-            engine = await asyncio.to_thread(Engine.load, self.settings.model)
+            engine = await asyncio.to_thread(load_engine, self.settings)
             fresh = ServedModel(self.settings, engine, self.metrics)
             fresh.batcher.start()
             old, self.served = self.served, fresh
@@ -136,12 +138,14 @@ class EmbeddingService:
         media_type = negotiate(request.headers.get("accept"))
         deadline = read_deadline(request, received)
         body = await read_body(request, self.settings.max_body_bytes)
-        asked, sequences, truncated = await self._aside(
-            len(body), lambda: _decode(request, body, served.limits)
+        content_type = request.headers.get("content-type")
+        asked, sequences, truncated = await _aside(
+            len(body), content_type, lambda: _decode(request, body, served.limits)
         )
         result = await while_connected(request, served.compute(sequences, deadline))
-        content, headers = await self._aside(
+        content, headers = await _aside(
             result.rows.nbytes,
+            media_type,
             lambda: self._encode(served, asked, result, truncated, received, media_type),
         )
         self.metrics.timesteps.inc(len(sequences.values))
@@ -175,9 +179,11 @@ class EmbeddingService:
         self.metrics.encode_seconds.observe(time.monotonic() - start)
         return encoded
 
-    async def _aside(self, size: int, work: Callable[[], T]) -> T:
-        """Runs `work` here if it is small, in a thread if it would hold up other requests."""
-        return work() if size <= INLINE_BYTES else await asyncio.to_thread(work)
+
+async def _aside(size: int, media_type: str | None, work: Callable[[], T]) -> T:
+    """Runs `work` here if it is quick, in a thread if it would hold up other requests."""
+    limit = INLINE_BINARY_BYTES if media_type in BINARY_TYPES else INLINE_JSON_BYTES
+    return work() if size <= limit else await asyncio.to_thread(work)
 
 
 def _decode(

@@ -5,7 +5,8 @@ from service.errors import NotAcceptableError
 JSON = "application/json"
 NPY = "application/x-npy"
 SAFETENSORS = "application/vnd.safetensors"
-MEDIA_TYPES = (JSON, NPY, SAFETENSORS)
+BINARY_TYPES = (NPY, SAFETENSORS)
+MEDIA_TYPES = (JSON, *BINARY_TYPES)
 
 
 def negotiate(accept: str | None) -> str:

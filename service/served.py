@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from model.engine import Engine
+from model.engine import Engine, available_processors
 from model.sequences import SequenceError, Sequences
 from service.batcher import Batcher, Refused
 from service.jobs import Result
@@ -16,6 +16,18 @@ from service.settings import Settings
 from service.wire import Limits, invalid
 
 POLL_SECONDS = 0.01
+
+
+def load_engine(settings: Settings) -> Engine:
+    """Loads the packed file; without a setting, workers share the processors evenly.
+
+    Raises:
+        OSError: the file cannot be read.
+        PackedFileError: it is not valid.
+        EngineError: the engine cannot be had as it is set.
+    """
+    threads = settings.threads or max(1, available_processors() // settings.workers)
+    return Engine.load(settings.model, threads=threads)
 
 
 class ServedModel:

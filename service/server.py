@@ -18,9 +18,9 @@ from typing import Any
 import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
-from model.engine import Engine
 from service.app import create_app
 from service.embedding import EmbeddingService
+from service.served import load_engine
 from service.settings import Settings
 
 log = logging.getLogger("tritserve")
@@ -81,7 +81,7 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
         OSError: the packed file cannot be read, or the address cannot be had.
         PackedFileError: the packed file is not valid.
     """
-    app = create_app(settings, Engine.load(settings.model))
+    app = create_app(settings, load_engine(settings))
     service: EmbeddingService = app.state.service
     config = uvicorn.Config(
         app,

@@ -23,6 +23,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65_535)
     workers: int = Field(default=1, ge=1, le=1024)
     """Server processes on the port."""
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """Threads of the engine; the processors it may use, shared among workers, if not given."""
     max_body_bytes: int = Field(default=64 * 2**20, ge=1)
     max_sequences: int = Field(default=65_536, ge=1)
     """Sequences in one request."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from model.engine import Engine
 from model.export import ExportError
+from model.reference import Reference
 from model.sequences import SequenceError, Sequences
 from tests.builders import cosines, random_batch, random_packed, torch_embed
 
@@ -101,12 +102,20 @@ def test_a_value_that_is_not_finite_is_found(engine, value):
     assert (caught.value.row, caught.value.timestep) == (1, 2)
 
 
-def test_values_that_overflow_inside_the_model_are_an_error_not_a_nan(engine):
+@pytest.mark.parametrize("value", [3e38, -3e38, 1e20, 1e14])
+def test_values_too_large_to_compute_with_are_an_error_not_a_silent_zero(engine, value):
     batch = random_batch([3, 4], 5)
-    batch.values[4] = 3e38
-    with pytest.raises(SequenceError, match="sequence 1 holds values so large") as caught:
+    batch.values[4, 3] = value
+    with pytest.raises(SequenceError, match=r"timestep 1, feature 3 is .* deviations"):
         engine.embed(batch.values, batch.lengths)
-    assert caught.value.row == 1
+
+
+def test_large_values_are_computed(engine):
+    batch = random_batch([3, 4], 5)
+    batch.values[4, 3] = 1e10
+    with np.errstate(all="raise"):
+        expected = Reference(engine.model).embed(batch.values, batch.lengths)
+    assert cosines(engine.embed(batch.values, batch.lengths), expected).min() > 0.999
 
 
 def test_sequences_join_and_split():
