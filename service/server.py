@@ -87,6 +87,7 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
         app,
         host=settings.host,
         port=settings.port,
+        access_log=False,
         log_config=_LOGGING,
         server_header=False,
         timeout_graceful_shutdown=CLOSE_SECONDS,
