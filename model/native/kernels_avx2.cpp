@@ -7,7 +7,7 @@
 namespace tritserve {
 namespace {
 
-constexpr size_t kRows = 4, kPanels = 1;
+constexpr size_t kRows = 6, kPanels = 1;
 constexpr size_t kFloatRows = 6, kFloatPanels = 1;
 constexpr size_t kTernarySteps = 64, kBinarySteps = 128;
 
@@ -135,9 +135,12 @@ Quads load_quads(const int8_t* p) {
   return _mm256_set1_epi32(four);
 }
 Sums no_sums() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+// Added in place by hand: GCC 12 would move every sum to another register, and run out of them.
+void add_shorts(__m256i& sum, __m256i x) { __asm__("vpaddw %1, %0, %0" : "+x"(sum) : "x"(x)); }
 Sums dot(Sums s, Codes c, Quads q) {
-  return {_mm256_add_epi16(s.lo, _mm256_maddubs_epi16(c.lo, q)),
-          _mm256_add_epi16(s.hi, _mm256_maddubs_epi16(c.hi, q))};
+  add_shorts(s.lo, _mm256_maddubs_epi16(c.lo, q));
+  add_shorts(s.hi, _mm256_maddubs_epi16(c.hi, q));
+  return s;
 }
 Ints widen(Sums s) {
   const __m256i ones = _mm256_set1_epi16(1);
