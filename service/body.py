@@ -47,17 +47,26 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientGoneError: the client left.
     """
-    task = asyncio.ensure_future(work)
+    caller = asyncio.current_task()
+    assert caller is not None
+    waiting = True
+
+    def leave(watch: "asyncio.Task[None]") -> None:
+        if waiting and not watch.cancelled():
+            caller.cancel()
+
     watch = asyncio.ensure_future(_until_disconnected(request))
+    watch.add_done_callback(leave)
     try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGoneError("the client left before the answer")
+        return await work
+    except asyncio.CancelledError:
+        if not watch.done():
+            raise
+        caller.uncancel()
+        raise ClientGoneError("the client left before the answer") from None
     finally:
-        for pending in (task, watch):
-            pending.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
+        waiting = False
+        watch.cancel()
 
 
 async def _until_disconnected(request: Request) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -35,6 +36,7 @@ _LOGGING = {
 
 # For connections that are still open when the service has finished, or given up.
 CLOSE_SECONDS = 5
+SWITCH_SECONDS = 50e-6
 
 
 class _Server(uvicorn.Server):
@@ -88,10 +90,14 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
         host=settings.host,
         port=settings.port,
         access_log=False,
+        proxy_headers=False,
         log_config=_LOGGING,
         server_header=False,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
+    # The event loop and the engine hand the interpreter to each other with every batch; at the
+    # default of 5 ms the engine would wait for it as long as it computes.
+    sys.setswitchinterval(SWITCH_SECONDS)
     _Server(config, service).run([listener] if listener else None)
     if not service.finished:
         log.error("not everything was finished in %g seconds", settings.drain_seconds)

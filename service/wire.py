@@ -5,7 +5,6 @@ parsed is an UnparseableError, what can be parsed but is wrong an InvalidError t
 and the timestep.
 """
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,14 +23,10 @@ from model.sequences import FloatArray, SequenceError, Sequences, check_lengths,
 from service.errors import InvalidError, UnparseableError, UnsupportedMediaTypeError
 from service.json_body import decode_json
 from service.media import JSON, MEDIA_TYPES, NPY, SAFETENSORS
+from service.npy import read_npy, write_npy
 from service.options import Embeddings, Options
 
-NPY_HEADER_BYTES = 10_000
 _BOOLEANS = {"true": True, "false": False}
-_NPY_READERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 @dataclass(frozen=True)
@@ -133,33 +128,8 @@ def read_options(query: Mapping[str, str]) -> Options:
 
 
 def _decode_npy(body: bytes) -> Sequences:
-    stream = io.BytesIO(body)
-    try:
-        version = np.lib.format.read_magic(stream)
-        reader = _NPY_READERS.get(version)
-        header = reader(stream, NPY_HEADER_BYTES) if reader else None
-    except Exception as error:
-        # The header is Python text; on hostile bytes its parser raises almost anything.
-        raise UnparseableError(f"the body is not npy: {error}") from error
-    if not header:
-        raise UnparseableError(f"the body is npy of version {version}; 1.0 and 2.0 are read")
-    shape, fortran_order, dtype = header
-    if dtype.kind != "f" or dtype.itemsize > 8:
-        raise InvalidError(f"the array is {dtype}; it must be float16, float32 or float64")
-    if len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape):
-        raise InvalidError(
-            f"the array has shape {list(shape)}; it must be [batch, seq_len, embed_dim], not empty"
-        )
-    size, offset = int(dtype.itemsize), stream.tell()
-    needed = size * shape[0] * shape[1] * shape[2]
-    if needed != len(body) - offset:
-        raise UnparseableError(
-            f"an array of shape {list(shape)} and type {dtype} has {needed} bytes; "
-            f"{len(body) - offset} follow the npy header"
-        )
-    array = np.frombuffer(body, dtype, offset=offset)
-    array = array.reshape(shape, order="F" if fortran_order else "C")
-    batch, seq_len, width = shape
+    array = read_npy(body)
+    batch, seq_len, width = array.shape
     lengths = np.full(batch, seq_len, dtype=np.int64)
     return Sequences(_float32(array).reshape(batch * seq_len, width), lengths)
 
@@ -220,6 +190,4 @@ def encode(answer: EmbedAnswer, media_type: str) -> tuple[bytes, dict[str, str]]
         "Tritserve-Revision": answer.model["revision"],
         "Tritserve-Truncated": str(len(answer.usage["truncated"])),
     }
-    stream = io.BytesIO()
-    np.save(stream, rows)
-    return stream.getvalue(), headers
+    return write_npy(rows), headers

@@ -39,6 +39,7 @@ FLOORS = {
     "service.describe": 7,
     "service.files": 7,
     "service.media": 8,
+    "service.npy": 8,
     "service.options": 8,
     "service.body": 8,
     "service.jobs": 8,
