@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from hmac import compare_digest
 from importlib.metadata import version
 from typing import Any
 
@@ -29,6 +28,7 @@ from service.errors import (
     WrongMethodError,
 )
 from service.metrics import Metrics
+from service.security import bearer, is_one_of, secure
 from service.settings import Settings
 
 ROUTES = ("/embed", "/info", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json")
@@ -60,6 +60,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
+    secure(app, settings)
     app.add_middleware(_RequestMetrics, metrics=metrics)
     app.add_exception_handler(ServiceError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -89,12 +90,12 @@ def _add_service(app: FastAPI, service: EmbeddingService) -> None:
         return {"status": "ready"}
 
     if service.settings.admin_key:
-        admin_key = service.settings.admin_key.get_secret_value().encode()
+        admin_key = service.settings.admin_key.get_secret_value()
 
         @app.post("/admin/reload", **openapi.RELOAD)
         async def reload(request: Request) -> dict[str, Any]:
-            given = request.headers.get("authorization", "").encode()
-            if not compare_digest(given, b"Bearer " + admin_key):
+            given = request.headers.get("authorization", "").encode("latin-1")
+            if not is_one_of(bearer(given), [admin_key]):
                 raise UnauthorizedError("this needs the admin key: Authorization: Bearer <key>")
             try:
                 return await service.reload()

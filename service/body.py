@@ -1,21 +1,67 @@
 """A request's body, and whether its client is still there."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BodyTooLargeError, ClientGoneError
+from service.errors import BodyTooLargeError, ClientGoneError, QueueFullError, SlowBodyError
 
 T = TypeVar("T")
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Reads a body, but no more than `limit` bytes of it.
+class BodyBudget:
+    """Memory for the bodies of all requests that are being read or answered.
+
+    The queue counts timesteps, which are known only once a body is there; this bounds what many
+    clients can make the service hold before that.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.used = 0
+
+    @contextmanager
+    def lease(self) -> Iterator["Lease"]:
+        """One request's part, given back when the request is over."""
+        lease = Lease(self)
+        try:
+            yield lease
+        finally:
+            self.used -= lease.size
+
+    def take(self, size: int) -> None:
+        """Raises QueueFullError if there is no room for `size` more bytes."""
+        if self.used and self.used + size > self._limit:
+            raise QueueFullError(
+                f"the bodies of other requests hold {self.used} bytes, of {self._limit} for all",
+                retry_after=1,
+            )
+        self.used += size
+
+
+class Lease:
+    """What one request has taken of a budget."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self.size = 0
+
+    def grow(self, size: int) -> None:
+        """Takes `size` bytes more."""
+        self._budget.take(size)
+        self.size += size
+
+
+async def read_body(request: Request, limit: int, seconds: float, lease: Lease) -> bytes:
+    """Reads a body, but no more than `limit` bytes of it, and for no longer than `seconds`.
 
     Raises:
         BodyTooLargeError: the body is, or says that it is, longer.
+        QueueFullError: the budget has no room for it.
+        SlowBodyError: it was not there in time.
         ClientGoneError: the client left before it had sent everything.
     """
     declared = request.headers.get("content-length")
@@ -24,13 +70,19 @@ async def read_body(request: Request, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise _too_large(limit, f"{size} bytes or more", size)
-            chunks.append(chunk)
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise _too_large(limit, f"{size} bytes or more", size)
+                lease.grow(len(chunk))
+                chunks.append(chunk)
     except ClientDisconnect as error:
         raise ClientGoneError("the client left before its request was complete") from error
+    except TimeoutError as error:
+        raise SlowBodyError(
+            f"the body was not complete after {seconds:g} seconds, {size} bytes had come"
+        ) from error
     return b"".join(chunks)
 
 

@@ -1,6 +1,7 @@
 """The `tritserve` command."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -78,9 +79,10 @@ def main() -> None:
 def serve(model: Path, **given: Any) -> None:
     """Serves a packed model over HTTP; TRITSERVE_ variables set the rest."""
     from service.server import run  # noqa: PLC0415
-    from service.settings import Settings  # noqa: PLC0415
+    from service.settings import Settings, check_environment  # noqa: PLC0415
     from service.supervisor import Supervisor  # noqa: PLC0415
 
+    check_environment(os.environ)
     try:
         settings = Settings(model=model, **{k: v for k, v in given.items() if v is not None})
     except ValidationError as error:

@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from model.engine import Engine
 from model.packed import PackedFileError
 from model.sequences import Sequences
-from service.body import read_body, while_connected
+from service.body import BodyBudget, Lease, read_body, while_connected
 from service.errors import InvalidError, UnavailableError
 from service.jobs import Result
 from service.media import BINARY_TYPES, negotiate
@@ -51,6 +51,7 @@ class EmbeddingService:
         self._started = False
         self._refusing = False
         self._reloading = asyncio.Lock()
+        self._bodies = BodyBudget(settings.max_bodies_bytes)
         # Models that were replaced and still answer what they had accepted.
         self._retiring: dict[ServedModel, asyncio.Task[bool]] = {}
         metrics.show_model(self._labels())
@@ -130,14 +131,15 @@ class EmbeddingService:
         """One `POST /embed`."""
         if not (self.draining and not self._refusing):
             self.check_ready()
-        with self.served.in_use() as served:
-            return await self._embed(request, served)
+        with self.served.in_use() as served, self._bodies.lease() as lease:
+            return await self._embed(request, served, lease)
 
-    async def _embed(self, request: Request, served: ServedModel) -> Response:
+    async def _embed(self, request: Request, served: ServedModel, lease: Lease) -> Response:
         received = time.monotonic()
         media_type = negotiate(request.headers.get("accept"))
         deadline = read_deadline(request, received)
-        body = await read_body(request, self.settings.max_body_bytes)
+        limit, seconds = self.settings.max_body_bytes, self.settings.body_seconds
+        body = await read_body(request, limit, seconds, lease)
         content_type = request.headers.get("content-type")
         asked, sequences, truncated = await _aside(
             len(body), content_type, lambda: _decode(request, body, served.limits)

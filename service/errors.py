@@ -74,6 +74,17 @@ class NotAcceptableError(ServiceError):
     type = "not_acceptable"
 
 
+class SlowBodyError(ServiceError):
+    """The body did not arrive in time."""
+
+    status = 408
+    type = "body_too_slow"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Connection": "close"}
+
+
 class ReloadError(ServiceError):
     """The packed file cannot be loaded again; the old model goes on."""
 

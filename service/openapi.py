@@ -9,7 +9,9 @@ from service.options import Options
 
 _EMBED_ERRORS: tuple[type[errors.ServiceError], ...] = (
     errors.UnparseableError,
+    errors.UnauthorizedError,
     errors.NotAcceptableError,
+    errors.SlowBodyError,
     errors.BodyTooLargeError,
     errors.UnsupportedMediaTypeError,
     errors.InvalidError,
@@ -18,15 +20,8 @@ _EMBED_ERRORS: tuple[type[errors.ServiceError], ...] = (
     errors.DeadlineError,
 )
 
-STATUSES = (
-    200,
-    401,
-    404,
-    405,
-    409,
-    errors.ClientGoneError.status,
-    *(e.status for e in _EMBED_ERRORS),
-    500,
+STATUSES = sorted(
+    {200, 404, 405, 409, 500, errors.ClientGoneError.status} | {e.status for e in _EMBED_ERRORS}
 )
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}

@@ -1,11 +1,16 @@
 """What an operator can set: arguments, or environment variables that begin with TRITSERVE_."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model.engine import ISA_VARIABLE
+from model.errors import UserError
 from model.pretrained import DEFAULT_MODEL
+
+PREFIX = "TRITSERVE_"
 
 
 class Settings(BaseSettings):
@@ -15,7 +20,7 @@ class Settings(BaseSettings):
         pydantic.ValidationError: a setting is unknown or out of range.
     """
 
-    model_config = SettingsConfigDict(env_prefix="TRITSERVE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     model: Path = DEFAULT_MODEL
     """The packed file."""
@@ -26,6 +31,10 @@ class Settings(BaseSettings):
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads of the engine; the processors it may use, shared among workers, if not given."""
     max_body_bytes: int = Field(default=64 * 2**20, ge=1)
+    max_bodies_bytes: int = Field(default=512 * 2**20, ge=1)
+    """Bodies of all requests at once; more is answered 429."""
+    body_seconds: float = Field(default=30.0, gt=0.0)
+    """How long a body may take to arrive; then the answer is 408."""
     max_sequences: int = Field(default=65_536, ge=1)
     """Sequences in one request."""
     queue_timesteps: int = Field(default=1_000_000, ge=1)
@@ -41,3 +50,43 @@ class Settings(BaseSettings):
     """After this long in one call of the engine, the service says that it is not ready."""
     admin_key: SecretStr | None = Field(default=None, min_length=8)
     """Turns on `POST /admin/reload`, which needs it."""
+    api_keys: SecretStr | None = None
+    """Keys, separated by commas; as soon as there is one, everything but health needs one."""
+    api_keys_file: Path | None = None
+    """A file of further keys, one a line; empty lines and lines that begin with # do not count."""
+    cors_origins: list[str] = []
+    """Origins, as a JSON list, whose pages may ask; none if not given."""
+
+    def read_api_keys(self) -> tuple[str, ...]:
+        """All API keys.
+
+        Raises:
+            SettingsError: a key is empty, or the file cannot be read or has none.
+        """
+        keys: list[str] = []
+        if self.api_keys is not None:
+            keys = [key.strip() for key in self.api_keys.get_secret_value().split(",")]
+            if not all(keys):
+                raise SettingsError("TRITSERVE_API_KEYS holds an empty key")
+        if self.api_keys_file is not None:
+            try:
+                lines = [line.strip() for line in self.api_keys_file.read_text().splitlines()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingsError(f"TRITSERVE_API_KEYS_FILE cannot be read: {error}") from error
+            found = [line for line in lines if line and not line.startswith("#")]
+            if not found:
+                raise SettingsError(f"{self.api_keys_file} holds no API key")
+            keys += found
+        return tuple(keys)
+
+
+class SettingsError(UserError):
+    """Settings that make no sense."""
+
+
+def check_environment(names: Iterable[str]) -> None:
+    """Raises SettingsError if a variable looks like a setting but is none."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {ISA_VARIABLE}
+    unknown = sorted(n for n in names if n.upper().startswith(PREFIX) and n.upper() not in known)
+    if unknown:
+        raise SettingsError(f"{', '.join(unknown)}: no such setting; there are {sorted(known)}")

@@ -50,6 +50,7 @@ FLOORS = {
     "service.metrics": 10,
     "service.served": 11,
     "service.embedding": 12,
+    "service.security": 8,
     "service.openapi": 10,
     "service.client": 10,
     "service.app": 13,

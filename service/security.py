@@ -1,0 +1,96 @@
+"""Who may ask, and what browsers are told: API keys, CORS and security headers."""
+
+from collections.abc import Iterable
+from hashlib import sha256
+from hmac import compare_digest
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import UnauthorizedError
+from service.settings import Settings
+
+# Health is for probes, which have no key; administration has a key of its own.
+OPEN_PREFIXES = ("/health/", "/admin/")
+SCHEME = b"bearer "
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    # The page at /docs has one inline script and one inline image.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self' 'unsafe-inline'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
+}
+_EXPOSED = ["Retry-After", "Server-Timing", "Tritserve-Model", "Tritserve-Revision"]
+_EXPOSED += ["Tritserve-Truncated"]
+
+
+def secure(app: FastAPI, settings: Settings) -> None:
+    """Puts the guards that the settings ask for around an application."""
+    keys = settings.read_api_keys()
+    if keys:
+        app.add_middleware(ApiKeys, keys=keys)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Timeout-Ms"],
+            expose_headers=_EXPOSED,
+        )
+    app.add_middleware(SecurityHeaders)
+
+
+def is_one_of(given: str, keys: Iterable[str]) -> bool:
+    """Whether a key is among `keys`; takes the same time whatever they have in common."""
+    digest = sha256(given.encode()).digest()
+    matches = [compare_digest(digest, sha256(key.encode()).digest()) for key in keys]
+    return any(matches)
+
+
+def bearer(header: bytes | None) -> str:
+    """The key in an `Authorization: Bearer <key>` header, empty where there is none."""
+    if header is None or header[: len(SCHEME)].lower() != SCHEME:
+        return ""
+    return header[len(SCHEME) :].decode("latin-1").strip()
+
+
+class ApiKeys:
+    """Answers 401, before a body is read, to whoever has none of the keys."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
+        self.app = app
+        self.keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        guarded = scope["type"] == "http" and not scope["path"].startswith(OPEN_PREFIXES)
+        if guarded and not is_one_of(bearer(_authorization(scope)), self.keys):
+            error = UnauthorizedError("this needs an API key: Authorization: Bearer <key>")
+            answer = JSONResponse(error.body(), error.status, error.headers)
+            await answer(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+def _authorization(scope: Scope) -> bytes | None:
+    return next((value for name, value in scope["headers"] if name == b"authorization"), None)
+
+
+class SecurityHeaders:
+    """Adds the headers that tell browsers to trust little."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def add(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        await self.app(scope, receive, add if scope["type"] == "http" else send)
