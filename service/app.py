@@ -27,11 +27,22 @@ from service.errors import (
     UnknownPathError,
     WrongMethodError,
 )
+from service.forms import EmbedForm
 from service.metrics import Metrics
-from service.security import bearer, is_one_of, secure
+from service.oip_routes import add_oip
+from service.security import bearer, error_answer, is_one_of, secure
 from service.settings import Settings
 
-ROUTES = ("/embed", "/info", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json")
+ROUTES: tuple[str, ...] = (
+    "/embed",
+    "/info",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/docs",
+    "/openapi.json",
+)
+ROUTES += ("/v2", "/v2/infer", "other")
 
 log = logging.getLogger("tritserve")
 
@@ -66,6 +77,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_bug)
     _add_service(app, service)
+    add_oip(app, service)
     _add_docs(app)
     return app
 
@@ -73,7 +85,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
 def _add_service(app: FastAPI, service: EmbeddingService) -> None:
     @app.post("/embed", **openapi.EMBED)
     async def embed(request: Request) -> Response:
-        return await service.embed(request)
+        return await service.answer(request, EmbedForm(request))
 
     @app.get("/info", **openapi.INFO)
     async def info() -> dict[str, Any]:
@@ -124,6 +136,15 @@ def _add_docs(app: FastAPI) -> None:
         )
 
 
+def route_of(path: str) -> str:
+    """The route under which a request is counted."""
+    if path in ROUTES:
+        return path
+    if path.startswith("/v2/"):
+        return "/v2/infer" if path.endswith("/infer") else "/v2"
+    return "other"
+
+
 class _RequestMetrics:
     """Counts answers by route and status."""
 
@@ -135,7 +156,7 @@ class _RequestMetrics:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        route = scope["path"] if scope["path"] in ROUTES else "other"
+        route = route_of(scope["path"])
 
         async def count(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -152,9 +173,9 @@ class _RequestMetrics:
             self.metrics.cancelled.inc()
 
 
-async def _answer_error(_: Request, error: Exception) -> JSONResponse:
+async def _answer_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
-    return JSONResponse(error.body(), error.status, error.headers)
+    return error_answer(error, request.url.path)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:

@@ -10,11 +10,11 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import UnauthorizedError
+from service.errors import ServiceError, UnauthorizedError
 from service.settings import Settings
 
 # Health is for probes, which have no key; administration has a key of its own.
-OPEN_PREFIXES = ("/health/", "/admin/")
+OPEN_PREFIXES = ("/health/", "/v2/health/", "/admin/")
 SCHEME = b"bearer "
 
 _HEADERS = {
@@ -60,6 +60,13 @@ def bearer(header: bytes | None) -> str:
     return header[len(SCHEME) :].decode("latin-1").strip()
 
 
+def error_answer(error: ServiceError, path: str) -> JSONResponse:
+    """An error as the API under `path` writes it."""
+    under_v2 = path == "/v2" or path.startswith("/v2/")
+    body = {"error": error.message} if under_v2 else error.body()
+    return JSONResponse(body, error.status, error.headers)
+
+
 class ApiKeys:
     """Answers 401, before a body is read, to whoever has none of the keys."""
 
@@ -71,8 +78,7 @@ class ApiKeys:
         guarded = scope["type"] == "http" and not scope["path"].startswith(OPEN_PREFIXES)
         if guarded and not is_one_of(bearer(_authorization(scope)), self.keys):
             error = UnauthorizedError("this needs an API key: Authorization: Bearer <key>")
-            answer = JSONResponse(error.body(), error.status, error.headers)
-            await answer(scope, receive, send)
+            await error_answer(error, scope["path"])(scope, receive, send)
             return
         await self.app(scope, receive, send)
 

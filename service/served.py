@@ -46,7 +46,7 @@ class ServedModel:
             max_timesteps=model.config.max_timesteps,
             max_sequences=settings.max_sequences,
         )
-        self.about = {
+        self.about: dict[str, Any] = {
             "name": model.name,
             "revision": model.revision,
             "output_size": model.config.hidden_size,
