@@ -32,6 +32,13 @@ def product(q, weights, quantize, isa):
     return out[:, :outputs]
 
 
+def shared_engine(packed, **options):
+    """An engine whose threads share the smallest batch, which they would not do by themselves."""
+    engine = Engine(packed, **options)
+    engine._encoder.alone_work = 0
+    return engine
+
+
 @pytest.mark.parametrize("isa", KERNELS)
 @pytest.mark.parametrize("quantize", ["ternary", "binary"])
 @settings(max_examples=60, deadline=None)
@@ -84,9 +91,11 @@ def test_one_answer_whatever_computes_it(options, widths, tmp_path):
     batch = random_batch([3, 1, 60, 17, 9, 33, 60, 2], embed_dim)
     expected = Engine(packed, isa="scalar", threads=1).embed(batch.values, batch.lengths)
     for isa, threads in itertools.product(KERNELS, [1, 2, 3]):
-        engine = Engine(packed, isa=isa, threads=threads)
+        engine = shared_engine(packed, isa=isa, threads=threads)
         assert (engine.kernel, engine.threads) == (isa, threads)
         assert engine.embed(batch.values, batch.lengths).tobytes() == expected.tobytes()
+        unshared = Engine(packed, isa=isa, threads=threads)
+        assert unshared.embed(batch.values, batch.lengths).tobytes() == expected.tobytes()
         for row, sequence in enumerate(batch.split()):
             alone = engine.embed(sequence, np.array([len(sequence)]))
             assert alone.tobytes() == expected[row].tobytes()
@@ -131,13 +140,13 @@ def test_a_long_sequence_is_as_exact_as_a_short_one(tmp_path, isa):
     batch = random_batch([3000, 700], 5)
     expected = Engine(packed, isa="scalar", threads=1).embed(batch.values, batch.lengths)
     for threads in (1, 3):
-        got = Engine(packed, isa=isa, threads=threads).embed(batch.values, batch.lengths)
+        got = shared_engine(packed, isa=isa, threads=threads).embed(batch.values, batch.lengths)
         assert got.tobytes() == expected.tobytes()
     assert cosines(expected, Reference(packed).embed(batch.values, batch.lengths)).min() > 0.9995
 
 
 def test_callers_in_several_threads_do_not_disturb_each_other(packed):
-    engine = Engine(packed, threads=2)
+    engine = shared_engine(packed, threads=2)
     batches = [random_batch([5 + i, 60, 3], 5, i) for i in range(6)]
     expected = [engine.embed(batch.values, batch.lengths).tobytes() for batch in batches]
     wrong = []
@@ -158,7 +167,7 @@ def test_callers_in_several_threads_do_not_disturb_each_other(packed):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_child_computes_the_same(packed):
-    engine = Engine(packed, threads=2)
+    engine = shared_engine(packed, threads=2)
     batch = random_batch([60, 60, 9], 5)
     expected = engine.embed(batch.values, batch.lengths).tobytes()
     child = os.fork()
