@@ -6,7 +6,6 @@ from hmac import compare_digest
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,20 +13,20 @@ from service.errors import UnauthorizedError
 from service.settings import Settings
 
 # Health is for probes, which have no key; administration has a key of its own.
-OPEN_PREFIXES = ("/health/", "/admin/")
+OPEN_PREFIXES = ("/health/", "/v2/health/", "/admin/")
 SCHEME = b"bearer "
 
-_HEADERS = {
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
-    # The page at /docs has one inline script and one inline image.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self' 'unsafe-inline'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-_EXPOSED = ["Retry-After", "Server-Timing", "Tritserve-Model", "Tritserve-Revision"]
-_EXPOSED += ["Tritserve-Truncated"]
+_ALLOWED = ["Authorization", "Content-Type", "X-Request-Timeout-Ms", "X-Request-ID", "traceparent"]
+_ALLOWED += ["Inference-Header-Content-Length"]
+_EXPOSED = ["Retry-After", "Server-Timing", "X-Request-ID", "traceresponse"]
+_EXPOSED += ["Tritserve-Model", "Tritserve-Revision", "Tritserve-Truncated"]
+_EXPOSED += ["Inference-Header-Content-Length"]
 
 
 def secure(app: FastAPI, settings: Settings) -> None:
@@ -40,7 +39,7 @@ def secure(app: FastAPI, settings: Settings) -> None:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-Timeout-Ms"],
+            allow_headers=_ALLOWED,
             expose_headers=_EXPOSED,
         )
     app.add_middleware(SecurityHeaders)
@@ -71,7 +70,9 @@ class ApiKeys:
         guarded = scope["type"] == "http" and not scope["path"].startswith(OPEN_PREFIXES)
         if guarded and not is_one_of(bearer(_authorization(scope)), self.keys):
             error = UnauthorizedError("this needs an API key: Authorization: Bearer <key>")
-            answer = JSONResponse(error.body(), error.status, error.headers)
+            # Under /v2 errors have that protocol's form.
+            body = {"error": error.message} if scope["path"].startswith("/v2") else error.body()
+            answer = JSONResponse(body, error.status, error.headers)
             await answer(scope, receive, send)
             return
         await self.app(scope, receive, send)
@@ -82,15 +83,19 @@ def _authorization(scope: Scope) -> bytes | None:
 
 
 class SecurityHeaders:
-    """Adds the headers that tell browsers to trust little."""
+    """Adds the headers that tell browsers to trust little, where an answer has none of its own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._headers = [(k.lower().encode(), v.encode()) for k, v in SECURITY_HEADERS.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
+                headers = list(message.get("headers", ()))
+                given = {name.lower() for name, _ in headers}
+                headers += [pair for pair in self._headers if pair[0] not in given]
+                message["headers"] = headers
             await send(message)
 
         await self.app(scope, receive, add if scope["type"] == "http" else send)
