@@ -1,15 +1,12 @@
 """The HTTP application: routes, error answers and request metrics around one engine."""
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model.engine import Engine
 from model.packed import PackedFileError
 from service import openapi
+from service.answers import error_answer
+from service.bugs import CatchBugs
+from service.docs import add_docs
 from service.embedding import EmbeddingService
 from service.errors import (
     ClientGoneError,
@@ -30,7 +30,7 @@ from service.errors import (
 from service.forms import EmbedForm
 from service.metrics import Metrics
 from service.oip_routes import add_oip
-from service.security import bearer, error_answer, is_one_of, secure
+from service.security import bearer, is_one_of, secure
 from service.settings import Settings
 
 ROUTES: tuple[str, ...] = (
@@ -43,8 +43,6 @@ ROUTES: tuple[str, ...] = (
     "/openapi.json",
 )
 ROUTES += ("/v2", "/v2/infer", "other")
-
-log = logging.getLogger("tritserve")
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
@@ -71,14 +69,14 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
+    app.add_middleware(CatchBugs)
     secure(app, settings)
     app.add_middleware(_RequestMetrics, metrics=metrics)
     app.add_exception_handler(ServiceError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_exception_handler(Exception, _answer_bug)
     _add_service(app, service)
     add_oip(app, service)
-    _add_docs(app)
+    add_docs(app)
     return app
 
 
@@ -118,22 +116,6 @@ def _add_service(app: FastAPI, service: EmbeddingService) -> None:
     async def metrics() -> Response:
         content = generate_latest(service.metrics.registry)
         return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-def _add_docs(app: FastAPI) -> None:
-    """The API's page, with its assets served from here: nothing is loaded from elsewhere."""
-    assets = StaticFiles(packages=[("fastapi_swagger", "resources")])
-    app.mount("/docs/assets", assets)
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="openapi.json",
-            title="tritserve",
-            swagger_js_url="docs/assets/swagger-ui-bundle.js",
-            swagger_css_url="docs/assets/swagger-ui.css",
-            swagger_favicon_url="docs/assets/favicon-32x32.png",
-        )
 
 
 def route_of(path: str) -> str:
@@ -186,8 +168,3 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
         message = f"{path} does not take {request.method}, only {allow}"
         return await _answer_error(request, WrongMethodError(message, allow=allow))
     return await _answer_error(request, UnknownPathError(f"nothing is served at {path}"))
-
-
-async def _answer_bug(request: Request, error: Exception) -> JSONResponse:
-    log.error("a bug in answering %s", request.url.path, exc_info=error)
-    return await _answer_error(request, ServiceError("a bug in the service; its log tells more"))

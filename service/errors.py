@@ -85,6 +85,20 @@ class SlowBodyError(ServiceError):
         return {"Connection": "close"}
 
 
+class SlowHeadersError(ServiceError):
+    """The request's line and headers did not arrive in time."""
+
+    status = 408
+    type = "headers_too_slow"
+
+
+class HeadersTooLargeError(ServiceError):
+    """The request's line and headers are over the limit."""
+
+    status = 431
+    type = "headers_too_large"
+
+
 class ReloadError(ServiceError):
     """The packed file cannot be loaded again; the old model goes on."""
 

@@ -9,6 +9,8 @@ from service.batcher import BatchReport
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
+REFUSALS = ("slow_headers", "large_headers", "malformed", "slow_reader", "too_many")
+
 
 class Metrics:
     """One registry and what is in it.
@@ -74,6 +76,15 @@ class Metrics:
             "Requests whose client left before the answer.",
             registry=registry,
         )
+        self.connections = Gauge("tritserve_connections", "Open connections.", registry=registry)
+        self.refused_connections = Counter(
+            "tritserve_refused_connections",
+            "Connections that were closed for what their client did, or because of too many.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in REFUSALS:
+            self.refused_connections.labels(reason)
         self.model_info = Gauge(
             "tritserve_model_info",
             "The served model.",

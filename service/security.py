@@ -5,29 +5,28 @@ from hashlib import sha256
 from hmac import compare_digest
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
-from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import ServiceError, UnauthorizedError
+from service.answers import error_answer
+from service.errors import UnauthorizedError
 from service.settings import Settings
 
 # Health is for probes, which have no key; administration has a key of its own.
 OPEN_PREFIXES = ("/health/", "/v2/health/", "/admin/")
 SCHEME = b"bearer "
 
-_HEADERS = {
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
-    # The page at /docs has one inline script and one inline image.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self' 'unsafe-inline'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-_EXPOSED = ["Retry-After", "Server-Timing", "Tritserve-Model", "Tritserve-Revision"]
-_EXPOSED += ["Tritserve-Truncated"]
+_ALLOWED = ["Authorization", "Content-Type", "X-Request-Timeout-Ms", "X-Request-ID", "traceparent"]
+_ALLOWED += ["Inference-Header-Content-Length"]
+_EXPOSED = ["Retry-After", "Server-Timing", "X-Request-ID", "traceresponse"]
+_EXPOSED += ["Tritserve-Model", "Tritserve-Revision", "Tritserve-Truncated"]
+_EXPOSED += ["Inference-Header-Content-Length"]
 
 
 def secure(app: FastAPI, settings: Settings) -> None:
@@ -40,7 +39,7 @@ def secure(app: FastAPI, settings: Settings) -> None:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-Timeout-Ms"],
+            allow_headers=_ALLOWED,
             expose_headers=_EXPOSED,
         )
     app.add_middleware(SecurityHeaders)
@@ -58,13 +57,6 @@ def bearer(header: bytes | None) -> str:
     if header is None or header[: len(SCHEME)].lower() != SCHEME:
         return ""
     return header[len(SCHEME) :].decode("latin-1").strip()
-
-
-def error_answer(error: ServiceError, path: str) -> JSONResponse:
-    """An error as the API under `path` writes it."""
-    under_v2 = path == "/v2" or path.startswith("/v2/")
-    body = {"error": error.message} if under_v2 else error.body()
-    return JSONResponse(body, error.status, error.headers)
 
 
 class ApiKeys:
@@ -88,15 +80,19 @@ def _authorization(scope: Scope) -> bytes | None:
 
 
 class SecurityHeaders:
-    """Adds the headers that tell browsers to trust little."""
+    """Adds the headers that tell browsers to trust little, where an answer has none of its own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._headers = [(k.lower().encode(), v.encode()) for k, v in SECURITY_HEADERS.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
+                headers = list(message.get("headers", ()))
+                given = {name.lower() for name, _ in headers}
+                headers += [pair for pair in self._headers if pair[0] not in given]
+                message["headers"] = headers
             await send(message)
 
         await self.app(scope, receive, add if scope["type"] == "http" else send)

@@ -45,6 +45,7 @@ class ServedModel:
             embed_dim=model.config.embed_dim,
             max_timesteps=model.config.max_timesteps,
             max_sequences=settings.max_sequences,
+            max_request_timesteps=settings.max_request_timesteps,
         )
         self.about: dict[str, Any] = {
             "name": model.name,
@@ -113,6 +114,7 @@ class ServedModel:
                 "max_body_bytes": settings.max_body_bytes,
                 "max_sequences": settings.max_sequences,
                 "max_timesteps": self.limits.max_timesteps,
+                "max_request_timesteps": settings.max_request_timesteps,
                 "queue_timesteps": settings.queue_timesteps,
                 "batch_timesteps": settings.batch_timesteps,
             },

@@ -20,6 +20,7 @@ import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
 from service.app import create_app
+from service.connections import guarded, tls_options
 from service.embedding import EmbeddingService
 from service.served import load_engine
 from service.settings import Settings
@@ -89,6 +90,9 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
         app,
         host=settings.host,
         port=settings.port,
+        http=guarded(settings, service.metrics),
+        ws="none",
+        **tls_options(settings),
         access_log=False,
         proxy_headers=False,
         log_config=_LOGGING,

@@ -1,16 +1,26 @@
 """What an operator can set: arguments, or environment variables that begin with TRITSERVE_."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, FilePath, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model.engine import ISA_VARIABLE
 from model.errors import UserError
 from model.pretrained import DEFAULT_MODEL
 
 PREFIX = "TRITSERVE_"
+KEY = re.compile("[!-~]+")
+
+
+def _split(given: object) -> object:
+    return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+
+
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 
 
 class Settings(BaseSettings):
@@ -35,8 +45,17 @@ class Settings(BaseSettings):
     """Bodies of all requests at once; more is answered 429."""
     body_seconds: float = Field(default=30.0, gt=0.0)
     """How long a body may take to arrive; then the answer is 408."""
+    header_seconds: float = Field(default=10.0, gt=0.0)
+    """How long a request's line and headers may take to arrive, or a connection stay unused."""
+    max_header_bytes: int = Field(default=32 * 1024, ge=256)
+    send_seconds: float = Field(default=30.0, gt=0.0)
+    """After this long without taking anything of its answer, a client is cut off."""
+    max_connections: int = Field(default=1000, ge=1)
+    """Connections open at once, in each worker."""
     max_sequences: int = Field(default=65_536, ge=1)
     """Sequences in one request."""
+    max_request_timesteps: int = Field(default=1_000_000, ge=1)
+    """Timesteps in one request."""
     queue_timesteps: int = Field(default=1_000_000, ge=1)
     """Timesteps admitted at once, waiting or computing; more is answered 429."""
     batch_timesteps: int = Field(default=8_192, ge=1)
@@ -54,8 +73,13 @@ class Settings(BaseSettings):
     """Keys, separated by commas; as soon as there is one, everything but health needs one."""
     api_keys_file: Path | None = None
     """A file of further keys, one a line; empty lines and lines that begin with # do not count."""
-    cors_origins: list[str] = []
-    """Origins, as a JSON list, whose pages may ask; none if not given."""
+    cors_origins: Annotated[list[Origin], NoDecode, BeforeValidator(_split)] = []
+    """Origins whose pages may ask, separated by commas; none if not given."""
+    ssl_certfile: FilePath | None = None
+    """A PEM file with the certificate and its chain; turns on TLS."""
+    ssl_keyfile: FilePath | None = None
+    """A PEM file with the certificate's key, if it is not in the same file."""
+    ssl_keyfile_password: SecretStr | None = None
 
     def read_api_keys(self) -> tuple[str, ...]:
         """All API keys.
@@ -77,6 +101,8 @@ class Settings(BaseSettings):
             if not found:
                 raise SettingsError(f"{self.api_keys_file} holds no API key")
             keys += found
+        if not all(KEY.fullmatch(key) for key in keys):
+            raise SettingsError("an API key holds a space, or a letter that a header cannot carry")
         return tuple(keys)
 
 

@@ -6,6 +6,7 @@ and the timestep.
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,11 +38,13 @@ class Limits:
         embed_dim: features per timestep.
         max_timesteps: of one sequence.
         max_sequences: of one request.
+        max_request_timesteps: of all sequences of one request.
     """
 
     embed_dim: int
     max_timesteps: int
     max_sequences: int
+    max_request_timesteps: int = sys.maxsize
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +103,11 @@ def check_request(request: EmbedRequest, limits: Limits) -> None:
     if len(sequences) > limits.max_sequences:
         raise InvalidError(
             f"the request has {len(sequences)} sequences; at most {limits.max_sequences} go"
+        )
+    if len(sequences.values) > limits.max_request_timesteps:
+        raise InvalidError(
+            f"the request has {len(sequences.values)} timesteps; "
+            f"at most {limits.max_request_timesteps} go"
         )
     try:
         longest = int(sequences.lengths.max())

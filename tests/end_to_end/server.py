@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -14,9 +15,15 @@ import httpx
 
 @contextmanager
 def serving(
-    *arguments: str | Path, log: Path, environment: dict[str, str] | None = None
+    *arguments: str | Path,
+    log: Path,
+    environment: dict[str, str] | None = None,
+    verify: ssl.SSLContext | None = None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Yields the base URL and the process once the service is ready."""
+    """Yields the base URL and the process once the service is ready.
+
+    It is asked over TLS if `verify` says whom to trust.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -28,9 +35,9 @@ def serving(
             stderr=output,
             env=os.environ | (environment or {}),
         )
-    url = f"http://127.0.0.1:{port}"
+    url = f"{'https' if verify else 'http'}://127.0.0.1:{port}"
     try:
-        wait_until_ready(url, process, log)
+        wait_until_ready(url, process, log, verify)
         yield url, process
     finally:
         if process.poll() is None:
@@ -38,11 +45,16 @@ def serving(
         process.wait()
 
 
-def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_ready(
+    url: str, process: subprocess.Popen[bytes], log: Path, verify: ssl.SSLContext | None
+) -> None:
     end = time.monotonic() + 30
     while time.monotonic() < end and process.poll() is None:
         try:
-            if httpx.get(f"{url}/health/ready").status_code == httpx.codes.OK:
+            if (
+                httpx.get(f"{url}/health/ready", verify=verify or True).status_code
+                == httpx.codes.OK
+            ):
                 return
         except httpx.TransportError:
             pass

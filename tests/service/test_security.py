@@ -2,10 +2,14 @@ import asyncio
 import io
 import json
 import threading
+from base64 import b64encode
+from hashlib import sha256
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from service.embedding import EmbeddingService
 from service.settings import Settings, SettingsError, check_environment
 from tests.service.live import Watched, ask
 
@@ -79,10 +83,24 @@ def test_keys_that_make_no_sense_are_an_error_at_the_start(tmp_path):
         ({"api_keys": ""}, "an empty key"),
         ({"api_keys_file": tmp_path / "empty"}, "holds no API key"),
         ({"api_keys_file": tmp_path / "none"}, "cannot be read"),
+        ({"api_keys": "two words"}, "a space"),
+        ({"api_keys": "clé"}, "a letter"),
     ]:
         with pytest.raises(SettingsError, match=message):
             Settings(**settings).read_api_keys()
     assert "secret" not in repr(Settings(api_keys="my-secret-key"))
+
+
+@pytest.mark.parametrize("origins", ["https://app.example/", "app.example", "", "https://a, b"])
+def test_origins_that_match_nothing_are_an_error_at_the_start(origins, monkeypatch):
+    monkeypatch.setenv("TRITSERVE_CORS_ORIGINS", origins)
+    with pytest.raises(ValidationError, match="cors_origins"):
+        Settings()
+
+
+def test_origins_are_separated_by_commas(monkeypatch):
+    monkeypatch.setenv("TRITSERVE_CORS_ORIGINS", "https://a.example, http://localhost:3000")
+    assert Settings().cors_origins == ["https://a.example", "http://localhost:3000"]
 
 
 def test_unknown_variables_are_an_error():
@@ -95,7 +113,8 @@ def test_cors_is_off_unless_set(engine):
     preflight = {
         "Origin": "https://app.example",
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization,content-type",
+        "Access-Control-Request-Headers": "authorization,content-type,x-request-timeout-ms,"
+        "x-request-id,traceparent",
     }
 
     async def closed(client):
@@ -114,7 +133,13 @@ def test_cors_is_off_unless_set(engine):
         assert "access-control-allow-origin" not in other.headers
         headers = {"Origin": "https://app.example"} | with_key("first-secret")
         answer = await client.post("/embed", json=BODY, headers=headers)
-        assert "Server-Timing" in answer.headers["access-control-expose-headers"]
+        exposed = answer.headers["access-control-expose-headers"]
+        for name in ("Server-Timing", "Retry-After", "X-Request-ID", "Tritserve-Revision"):
+            assert name in exposed
+        # A page may read why it was refused.
+        refused = await client.post("/embed", headers={"Origin": "https://app.example"})
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == "https://app.example"
 
     ask(engine, closed)
     ask(engine, opened, cors_origins=["https://app.example"], api_keys=KEYS)
@@ -122,13 +147,69 @@ def test_cors_is_off_unless_set(engine):
 
 def test_browsers_are_told_to_trust_little(engine):
     async def talk(client):
-        for path in ("/info", "/docs", "/nothing"):
+        for path in ("/info", "/docs", "/nothing", "/docs/assets/swagger-ui.css"):
             headers = (await client.get(path)).headers
             assert headers["x-content-type-options"] == "nosniff"
-            assert headers["cache-control"] == "no-store"
+            assert headers["referrer-policy"] == "no-referrer"
             assert "default-src 'none'" in headers["content-security-policy"]
+            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert (await client.post("/embed", json=BODY)).headers["cache-control"] == "no-store"
+        page = await client.get("/docs")
+        inline = page.text.split("<script>")[1].split("</script>")[0]
+        digest = b64encode(sha256(inline.encode()).digest()).decode()
+        (scripts,) = [
+            part
+            for part in page.headers["content-security-policy"].split("; ")
+            if part.startswith("script-src")
+        ]
+        assert scripts == f"script-src 'self' 'sha256-{digest}'"
 
     ask(engine, talk)
+
+
+def test_errors_under_v2_have_its_form_and_its_health_needs_no_key(engine):
+    async def talk(client):
+        answer = await client.post("/v2/models/random/infer")
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert isinstance(answer.json()["error"], str)
+        for path in ("/v2/health/live", "/v2/health/ready"):
+            assert (await client.get(path)).status_code != 401
+
+    ask(engine, talk, api_keys=KEYS)
+
+
+def test_a_bug_is_answered_like_every_error(engine, caplog, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("a detail of ours")
+
+    monkeypatch.setattr(EmbeddingService, "answer", broken)
+
+    async def talk(client):
+        answer = await client.post("/embed", json=BODY)
+        assert answer.status_code == 500
+        assert answer.json()["error"]["type"] == "internal"
+        assert "detail" not in answer.text
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "a detail of ours" in caplog.text
+        metrics = (await client.get("/metrics")).text
+        assert 'tritserve_requests_total{route="/embed",status="500"} 1.0' in metrics
+
+    ask(engine, talk)
+
+
+def test_timesteps_of_one_request_are_limited(engine):
+    async def talk(client):
+        body = {"sequences": [[[0.0] * 3] * 5] * 2}
+        assert (await client.post("/embed", json=body)).status_code == 200
+        body["sequences"].append([[0.0] * 3])
+        answer = await client.post("/embed", json=body)
+        assert answer.status_code == 422
+        assert "11 timesteps; at most 10 go" in answer.json()["error"]["message"]
+        info = (await client.get("/info")).json()
+        assert info["limits"]["max_request_timesteps"] == 10
+
+    ask(engine, talk, max_request_timesteps=10)
 
 
 def test_a_slow_body_is_given_up(engine):

@@ -1,0 +1,42 @@
+"""The last resort: what nobody caught is logged, and answered in the form of every other error.
+
+It stands inside the other middleware, so that such an answer is counted and has all headers;
+Starlette's own handler of the same kind stands outside of them.
+"""
+
+import logging
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.answers import error_answer
+from service.errors import ServiceError
+
+log = logging.getLogger("tritserve")
+
+
+class CatchBugs:
+    """Answers 500 where an exception got out of the application."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception as error:
+            if started:
+                # Too late for another status: the server cuts the answer off, and logs why.
+                raise
+            log.error("a bug in answering %s", scope["path"], exc_info=error)
+            bug = ServiceError("a bug in the service; its log tells more")
+            await error_answer(bug, scope["path"])(scope, receive, send)

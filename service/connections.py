@@ -1,0 +1,200 @@
+"""What a connection may cost before and after a request: headers, silence, and unread answers.
+
+uvicorn bounds neither the size of headers nor the time that they take, so that a client which
+sends a byte now and then would hold a connection for ever. This is its HTTP protocol with limits:
+
+- A request's line and headers (and trailers) are complete within `header_seconds` of their first
+  byte, and are at most `max_header_bytes`. A connection that never asks is closed as soon.
+- So is one that goes on sending a body whose request has been answered already.
+- A client that takes nothing of its answer for `send_seconds` is cut off, and with it the memory
+  that the answer holds.
+- At most `max_connections` are open; the next one is told so and closed.
+
+Bodies are the application's part (`body.py`): it knows when it waits for one.
+"""
+
+import asyncio
+import ssl
+from typing import Any, ClassVar
+
+import orjson
+from pydantic import SecretStr
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.errors import (
+    HeadersTooLargeError,
+    ServiceError,
+    SlowHeadersError,
+    UnavailableError,
+    UnparseableError,
+)
+from service.metrics import Metrics
+from service.security import SECURITY_HEADERS
+from service.settings import Settings, SettingsError
+
+
+def guarded(settings: Settings, metrics: Metrics) -> type[HttpToolsProtocol]:
+    """The protocol with the limits of `settings`; uvicorn makes one for each connection."""
+    return type("Guarded", (_Guarded,), {"limits": settings, "metrics": metrics})
+
+
+def tls_options(settings: Settings) -> dict[str, Any]:
+    """What uvicorn is told of TLS.
+
+    Raises:
+        SettingsError: the certificate or its key cannot be used.
+    """
+    if settings.ssl_certfile is None:
+        if settings.ssl_keyfile or settings.ssl_keyfile_password:
+            raise SettingsError("TRITSERVE_SSL_KEYFILE is of no use without TRITSERVE_SSL_CERTFILE")
+        return {}
+    cert, key = settings.ssl_certfile, settings.ssl_keyfile
+    # Without any password, OpenSSL would ask for that of a locked key on the terminal.
+    password = (settings.ssl_keyfile_password or SecretStr("")).get_secret_value()
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password)
+    except OSError as error:
+        files = f"{cert} and {key or 'the key in it'}"
+        raise SettingsError(f"TLS: {files} cannot be used: {error}") from error
+    return {"ssl_certfile": cert, "ssl_keyfile": key, "ssl_keyfile_password": password}
+
+
+class _Guarded(HttpToolsProtocol):
+    limits: ClassVar[Settings]
+    metrics: ClassVar[Metrics]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
+        self._in_head = False
+        self._head_bytes = 0
+        # The parser keeps an unfinished header to itself: bytes that led to no event are counted.
+        self._heard = False
+        self._unheard_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.metrics.connections.inc()
+        if len(self.connections) > self.limits.max_connections:
+            many = f"{self.limits.max_connections} connections are open; there are no more"
+            self._refuse("too_many", UnavailableError(many))
+            return
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.metrics.connections.dec()
+        for timer in (self._head_timer, self._send_timer):
+            if timer:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self._heard = False
+        super().data_received(data)
+        self._unheard_bytes = 0 if self._heard else self._unheard_bytes + len(data)
+        if self.transport.is_closing():
+            return
+        if self._unheard_bytes > self.limits.max_header_bytes:
+            self._refuse_head()
+        elif self._head_timer is None and not self._busy:
+            self._await_head()
+
+    @property
+    def _busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def on_message_begin(self) -> None:
+        self._heard = self._in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value) + len(b": \r\n"))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._heard, self._in_head = True, False
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._heard = True
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """Called when the parser gave up, or a limit made it."""
+        if self._head_bytes > self.limits.max_header_bytes:
+            self._refuse_head()
+        else:
+            self._refuse("malformed", UnparseableError("the request is not HTTP/1.1"))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._send_timer:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+    def _count_head(self, size: int) -> None:
+        self._heard = True
+        self._head_bytes += size
+        if self._head_bytes > self.limits.max_header_bytes:
+            # Out of the parser; uvicorn then calls `send_400_response`.
+            raise HeadersTooLargeError("too large")
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.limits.header_seconds, self._give_up_head)
+
+    def _give_up_head(self) -> None:
+        self._head_timer = None
+        if self._in_head:
+            message = f"the headers were not complete after {self.limits.header_seconds:g} seconds"
+            self._refuse("slow_headers", SlowHeadersError(message))
+        else:
+            self.transport.close()
+
+    def _await_reader(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        self._send_timer = self.loop.call_later(
+            self.limits.send_seconds, self._check_reader, unsent
+        )
+
+    def _check_reader(self, unsent: int) -> None:
+        if self.transport.get_write_buffer_size() < unsent:
+            self._await_reader()
+            return
+        self.metrics.refused_connections.labels("slow_reader").inc()
+        self.transport.abort()
+
+    def _refuse_head(self) -> None:
+        limit = self.limits.max_header_bytes
+        error = HeadersTooLargeError(f"line and headers are over {limit} bytes", limit=limit)
+        self._refuse("large_headers", error)
+
+    def _refuse(self, reason: str, error: ServiceError) -> None:
+        """Answers and closes; without an answer where it would pass for that of another request."""
+        self.metrics.refused_connections.labels(reason).inc()
+        if not (self._busy and (self.cycle.response_started or not self.cycle.more_body)):
+            body = orjson.dumps(error.body())
+            headers = {
+                **SECURITY_HEADERS,
+                **error.headers,
+                "Content-Type": "application/json",
+                "Content-Length": str(len(body)),
+                "Connection": "close",
+            }
+            lines = [f"{name}: {value}\r\n".encode() for name, value in headers.items()]
+            self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body]))
+        self.transport.close()

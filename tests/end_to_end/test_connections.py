@@ -1,0 +1,320 @@
+"""Hostile and slow clients against a real server process, over raw sockets, and TLS."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.builders import random_packed
+from tests.end_to_end.server import serving
+
+LIMITS = {
+    "TRITSERVE_HEADER_SECONDS": "0.5",
+    "TRITSERVE_BODY_SECONDS": "0.5",
+    "TRITSERVE_SEND_SECONDS": "0.5",
+    "TRITSERVE_MAX_HEADER_BYTES": "2000",
+    "TRITSERVE_MAX_CONNECTIONS": "10",
+}
+POST = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("connections")
+    # Answers are far larger than requests, so that one fills the socket's buffers.
+    random_packed(folder / "m", embed_dim=1, hidden_size=512, num_layers=1, window_size=9)
+    with serving("--model", folder / "m", log=folder / "log", environment=LIMITS) as (url, _):
+        yield url
+
+
+def connect(url):
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=5)
+
+
+def drip(connection, pieces, pause=0.05):
+    """Sends pieces one by one until the other side closes; returns what it sent, and the time."""
+    start = time.monotonic()
+    connection.settimeout(pause)
+    received = b""
+    for piece in pieces:
+        try:
+            connection.sendall(piece)
+            data = connection.recv(65536)
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+        if not data:
+            break
+        received += data
+        if time.monotonic() - start > 5:
+            break
+    return received, time.monotonic() - start
+
+
+def answer(received):
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head[9:12]), head.lower(), json.loads(body) if body else None
+
+
+def count(url, series):
+    for line in httpx.get(f"{url}/metrics").text.splitlines():
+        if line.startswith(f"{series} "):
+            return float(line.rsplit(" ", 1)[1])
+    raise AssertionError(f"no {series}")
+
+
+def refused(url, reason):
+    return count(url, f'tritserve_refused_connections_total{{reason="{reason}"}}')
+
+
+@pytest.mark.parametrize("start", [GET, b"GET /", GET + b"X-Long: "])
+def test_headers_that_drip_are_answered_408_and_closed(url, start):
+    before = refused(url, "slow_headers")
+    with connect(url) as connection:
+        connection.sendall(start)
+        received, seconds = drip(connection, [b"a"] * 100)
+    status, head, body = answer(received)
+    assert status == 408
+    assert body["error"]["type"] == "headers_too_slow"
+    assert b"connection: close" in head
+    assert b"x-content-type-options: nosniff" in head
+    assert 0.4 < seconds < 2
+    assert refused(url, "slow_headers") == before + 1
+
+
+@pytest.mark.parametrize("piece", [b"", b"\r\n"])
+def test_a_connection_that_asks_nothing_is_closed(url, piece):
+    with connect(url) as connection:
+        received, seconds = drip(connection, [piece] * 100)
+    assert received == b""
+    assert 0.4 < seconds < 2
+
+
+def test_blank_lines_after_an_answer_do_not_hold_a_connection(url):
+    with connect(url) as connection:
+        connection.sendall(GET + b"\r\n")
+        received = b""
+        while not received.endswith(b'{"status":"live"}'):
+            received += connection.recv(65536)
+        received, seconds = drip(connection, [b"\r\n"] * 100)
+    assert received == b""
+    assert seconds < 2
+
+
+def test_a_body_that_drips_is_answered_408_and_closed(url):
+    with connect(url) as connection:
+        connection.sendall(POST + b"Content-Length: 1000\r\n\r\n")
+        received, seconds = drip(connection, [b" "] * 100)
+    status, head, body = answer(received)
+    assert status == 408
+    assert body["error"]["type"] == "body_too_slow"
+    assert b"connection: close" in head
+    assert 0.4 < seconds < 2
+
+
+def test_a_body_that_goes_on_after_its_answer_is_cut_off(url):
+    with connect(url) as connection:
+        connection.sendall(POST + b"Content-Length: 99999999999\r\n\r\n")
+        received, seconds = drip(connection, [b" "] * 100)
+    assert answer(received)[0] == 413
+    assert seconds < 2
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        GET + b"X-Large: " + b"x" * 3000 + b"\r\n\r\n",
+        GET + b"".join(b"X-%d: y\r\n" % i for i in range(300)) + b"\r\n",
+        b"GET /" + b"x" * 3000,
+        b"\r\n" * 3000,
+    ],
+)
+def test_large_headers_are_answered_431_and_closed(url, start):
+    before = refused(url, "large_headers")
+    with connect(url) as connection:
+        connection.sendall(start)
+        status, head, body = answer(connection.recv(65536))
+        assert connection.recv(65536) == b""
+    assert status == 431
+    assert body["error"]["type"] == "headers_too_large"
+    assert body["error"]["limit"] == 2000
+    assert b"connection: close" in head
+    assert refused(url, "large_headers") == before + 1
+
+
+def test_an_unfinished_header_is_bounded_though_only_the_parser_holds_it(url):
+    with connect(url) as connection:
+        connection.sendall(GET + b"X-Large: ")
+        received, seconds = drip(connection, [b"x" * 1500] * 3)
+    assert answer(received)[0] == 431
+    assert seconds < 0.4, "only the time limit ended it"
+
+
+def test_trailers_and_chunk_extensions_are_bounded_too(url):
+    for rest in (
+        b"0\r\nX-Trailer: " + b"x" * 100_000,
+        b"0\r\n" + b"X-Trailer: y\r\n" * 10_000,
+        b"1;" + b"x" * 100_000,
+    ):
+        with connect(url) as connection:
+            connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+            received, seconds = drip(connection, [rest] * 3)
+            assert seconds < 0.4, "only the time limit ended it"
+            assert answer(received)[0] == 431
+
+
+def test_what_is_not_http_is_answered_in_our_form(url):
+    for sent in (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"HELO example\r\n\r\n"):
+        with connect(url) as connection:
+            connection.sendall(sent)
+            status, _, body = answer(connection.recv(65536))
+        assert status == 400
+        assert body["error"]["type"] == "unparseable"
+
+
+def test_rubbish_after_a_request_gets_no_answer_that_could_pass_for_the_requests(url):
+    body = b'{"sequences": [[[0.0]]]}'
+    with connect(url) as connection:
+        connection.sendall(
+            POST + b"Content-Length: %d\r\n\r\n" % len(body) + body + b"\x00\r\n\r\n"
+        )
+        received = connection.recv(65536)
+    assert b" 400 " not in received
+
+
+def ask_for_much(url):
+    """A connection on which 20 kB were sent, and to which 20 MB are coming."""
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((10_000, 1, 1), np.float16))
+    body = stream.getvalue()
+    npy = POST.replace(b"json", b"x-npy") + b"Accept: application/x-npy\r\n"
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    connection.settimeout(5)
+    host, port = url.removeprefix("http://").split(":")
+    connection.connect((host, int(port)))
+    connection.sendall(npy + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    return connection
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off(url):
+    before = refused(url, "slow_reader")
+    with ask_for_much(url) as connection:
+        until = time.monotonic() + 10
+        while refused(url, "slow_reader") == before:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        received = 0
+        with suppress(ConnectionError):
+            while data := connection.recv(1 << 20):
+                received += len(data)
+    assert received < 10_000 * 512 * 4
+
+
+def test_a_client_that_reads_slowly_gets_everything(url):
+    before, received = refused(url, "slow_reader"), 0
+    start = time.monotonic()
+    with ask_for_much(url) as connection:
+        while received < 10_000 * 512 * 4:
+            received += len(connection.recv(200_000))
+            time.sleep(0.01)
+    assert time.monotonic() - start > 2 * float(LIMITS["TRITSERVE_SEND_SECONDS"])
+    assert refused(url, "slow_reader") == before
+
+
+def test_connections_over_the_limit_are_told_so(url):
+    before = refused(url, "too_many")
+    held = [connect(url) for _ in range(10)]
+    try:
+        with connect(url) as connection:
+            status, head, body = answer(connection.recv(65536))
+        assert status == 503
+        assert body["error"]["type"] == "unavailable"
+        assert b"retry-after" in head
+    finally:
+        for connection in held:
+            connection.close()
+    time.sleep(0.1)
+    assert httpx.get(f"{url}/health/live").status_code == 200
+    assert refused(url, "too_many") > before
+    assert count(url, "tritserve_connections") <= 2
+
+
+def certificate(folder):
+    """A new self-signed certificate for 127.0.0.1 and its key."""
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command = ["openssl", "req", "-x509", *curve, *names, *files]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")
+def test_tls(tmp_path):
+    cert, key = certificate(tmp_path)
+    environment = {
+        "TRITSERVE_SSL_CERTFILE": str(cert),
+        "TRITSERVE_SSL_KEYFILE": str(key),
+        "TRITSERVE_HEADER_SECONDS": "0.5",
+    }
+    trust = ssl.create_default_context(cafile=cert)
+    with serving(log=tmp_path / "log", environment=environment, verify=trust) as (url, process):
+        assert url.startswith("https://")
+        body = {"sequences": [[[0.0] * 12]]}
+        answer_ = httpx.post(f"{url}/embed", json=body, verify=trust)
+        assert answer_.status_code == 200
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(url)
+        plain = url.replace("https", "http")
+        with pytest.raises(httpx.TransportError):
+            httpx.get(plain)
+        with (
+            connect(plain) as raw,
+            trust.wrap_socket(raw, server_hostname="127.0.0.1") as connection,
+        ):
+            connection.sendall(GET)
+            received, seconds = drip(connection, [b"a"] * 100)
+        assert answer(received)[0] == 408
+        assert seconds < 2
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")
+def test_tls_settings_that_make_no_sense_are_one_clear_line(tmp_path):
+    cert, key = certificate(tmp_path)
+    locked = tmp_path / "locked.pem"
+    lock = ["openssl", "ec", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked]
+    subprocess.run(lock, check=True, capture_output=True)
+    for files, message in [
+        ({"KEYFILE": key}, "without TRITSERVE_SSL_CERTFILE"),
+        ({"CERTFILE": cert}, "cannot be used"),
+        ({"CERTFILE": cert, "KEYFILE": locked}, "cannot be used"),
+        ({"CERTFILE": cert, "KEYFILE": tmp_path / "none"}, "ssl_keyfile"),
+    ]:
+        environment = {f"TRITSERVE_SSL_{name}": str(path) for name, path in files.items()}
+        run = subprocess.run(
+            [sys.executable, "-m", "service.cli", "serve", "--port", "0"],
+            env=os.environ | environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert run.returncode == 1
+        assert message in run.stderr
+        assert "Traceback" not in run.stderr
