@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model.engine import Engine
 from model.packed import PackedFileError
 from service import openapi
+from service.access import AccessLog
 from service.bugs import CatchBugs
 from service.docs import add_docs
 from service.embedding import EmbeddingService
@@ -60,6 +61,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.add_middleware(CatchBugs)
     secure(app, settings)
     app.add_middleware(_RequestMetrics, metrics=metrics)
+    app.add_middleware(AccessLog)
     app.add_exception_handler(ServiceError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     _add_service(app, service)

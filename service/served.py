@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
+from structlog.contextvars import bind_contextvars
+
 from model.engine import Engine, available_processors
 from model.sequences import SequenceError, Sequences
 from service.batcher import Batcher, Refused
@@ -84,6 +86,7 @@ class ServedModel:
 
     async def compute(self, sequences: Sequences, deadline: float | None) -> Result:
         """Embeddings of a batch, through the queue; errors are those of an answer."""
+        bind_contextvars(sequences=len(sequences), timesteps=len(sequences.values))
         try:
             result = await self.batcher.submit(sequences, deadline)
         except Refused as refused:

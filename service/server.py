@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.config import LOGGING_CONFIG
 
+from service import logs
 from service.app import create_app
 from service.connections import guarded, tls_options
 from service.embedding import EmbeddingService
@@ -26,14 +26,6 @@ from service.served import load_engine
 from service.settings import Settings
 
 log = logging.getLogger("tritserve")
-
-_LOGGING = {
-    **LOGGING_CONFIG,
-    "loggers": {
-        **LOGGING_CONFIG["loggers"],
-        "tritserve": {"handlers": ["default"], "level": "INFO", "propagate": False},
-    },
-}
 
 # For connections that are still open when the service has finished, or given up.
 CLOSE_SECONDS = 5
@@ -84,6 +76,7 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
         OSError: the packed file cannot be read, or the address cannot be had.
         PackedFileError: the packed file is not valid.
     """
+    logs.configure(settings)
     app = create_app(settings, load_engine(settings))
     service: EmbeddingService = app.state.service
     config = uvicorn.Config(
@@ -95,7 +88,7 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
         **tls_options(settings),
         access_log=False,
         proxy_headers=False,
-        log_config=_LOGGING,
+        log_config=None,
         server_header=False,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )

@@ -51,6 +51,8 @@ FLOORS = {
     "service.served": 11,
     "service.embedding": 12,
     "service.security": 8,
+    "service.access": 8,
+    "service.logs": 8,
     "service.docs": 8,
     "service.bugs": 8,
     "service.connections": 11,
