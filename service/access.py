@@ -49,7 +49,7 @@ class AccessLog:
             nonlocal status, bytes_out
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             else:
                 bytes_out += len(message.get("body", b""))
             await send(message)
@@ -62,7 +62,7 @@ class AccessLog:
                 milliseconds = round(1e3 * (time.perf_counter() - start), 3)
                 fields = {
                     "method": scope["method"],
-                    "route": _route(scope),
+                    "route": route_of(scope) or scope["path"][:MAX_PATH],
                     "status": status,
                     "ms": milliseconds,
                     "bytes_in": bytes_in,
@@ -86,8 +86,8 @@ def _bind_ids(headers: list[tuple[bytes, bytes]]) -> bytes:
     return request_id
 
 
-def _route(scope: Scope) -> str:
-    """The route as it was declared, or the start of a path that leads nowhere."""
+def route_of(scope: Scope) -> str | None:
+    """The route of a request as it was declared, None where a path leads nowhere."""
     route: Any = scope.get("route")
-    path: str = getattr(route, "path", None) or scope["path"][:MAX_PATH]
+    path: str | None = getattr(route, "path", None)
     return path

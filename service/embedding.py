@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -22,6 +23,7 @@ from service.metrics import Metrics
 from service.options import finish, truncate
 from service.served import ServedModel, load_engine
 from service.settings import Settings
+from service.tracing import stage
 from service.wire import EmbedAnswer, EmbedRequest, Limits, decode, encode
 
 # Decoding and encoding of more than this leaves the event loop to other requests; either takes
@@ -55,6 +57,8 @@ class EmbeddingService:
         # Models that were replaced and still answer what they had accepted.
         self._retiring: dict[ServedModel, asyncio.Task[bool]] = {}
         metrics.show_model(self._labels())
+        metrics.ready.set_function(self._is_ready)
+        metrics.stuck.set_function(lambda: self.served.batcher.stuck)
         metrics.queue_requests.set_function(lambda: self._admitted("admitted_requests"))
         metrics.queue_timesteps.set_function(lambda: self._admitted("admitted_timesteps"))
 
@@ -82,6 +86,12 @@ class EmbeddingService:
         if self.draining:
             raise UnavailableError("the service is stopping")
         self.check_live()
+
+    def _is_ready(self) -> bool:
+        with suppress(UnavailableError):
+            self.check_ready()
+            return True
+        return False
 
     def check_live(self) -> None:
         """Raises UnavailableError if only a new process, or a reload, can help."""
@@ -141,15 +151,17 @@ class EmbeddingService:
         limit, seconds = self.settings.max_body_bytes, self.settings.body_seconds
         body = await read_body(request, limit, seconds, lease)
         content_type = request.headers.get("content-type")
-        asked, sequences, truncated = await _aside(
-            len(body), content_type, lambda: _decode(request, body, served.limits)
-        )
+        with stage("decode"):
+            asked, sequences, truncated = await _aside(
+                len(body), content_type, lambda: _decode(request, body, served.limits)
+            )
         result = await while_connected(request, served.compute(sequences, deadline))
-        content, headers = await _aside(
-            result.rows.nbytes,
-            media_type,
-            lambda: self._encode(served, asked, result, truncated, received, media_type),
-        )
+        with stage("encode"):
+            content, headers = await _aside(
+                result.rows.nbytes,
+                media_type,
+                lambda: self._encode(served, asked, result, truncated, received, media_type),
+            )
         self.metrics.timesteps.inc(len(sequences.values))
         return Response(content, headers=headers)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import uvicorn
 
-from service import logs
+from service import logs, tracing
 from service.app import create_app
 from service.connections import guarded, tls_options
 from service.embedding import EmbeddingService
@@ -65,6 +65,14 @@ class _Server(uvicorn.Server):
         task.add_done_callback(self._tasks.discard)
 
 
+def check(settings: Settings) -> None:
+    """Raises SettingsError for what would keep every worker from starting."""
+    settings.read_api_keys()
+    tls_options(settings)
+    if traces := tracing.start(os.environ):
+        tracing.finish(traces)
+
+
 def run(settings: Settings, listener: socket.socket | None = None) -> None:
     """Serves until a signal ends it.
 
@@ -77,7 +85,8 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
         PackedFileError: the packed file is not valid.
     """
     logs.configure(settings)
-    app = create_app(settings, load_engine(settings))
+    traces = tracing.start(os.environ)
+    app = create_app(settings, load_engine(settings), traces)
     service: EmbeddingService = app.state.service
     config = uvicorn.Config(
         app,
@@ -96,6 +105,8 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
     # default of 5 ms the engine would wait for it as long as it computes.
     sys.setswitchinterval(SWITCH_SECONDS)
     _Server(config, service).run([listener] if listener else None)
+    if traces:
+        tracing.finish(traces)
     if not service.finished:
         log.error("not everything was finished in %g seconds", settings.drain_seconds)
         # The engine's thread cannot be stopped, and leaving in order would wait for it.

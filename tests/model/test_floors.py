@@ -53,6 +53,7 @@ FLOORS = {
     "service.security": 8,
     "service.access": 8,
     "service.logs": 8,
+    "service.tracing": 9,
     "service.docs": 8,
     "service.bugs": 8,
     "service.connections": 11,
