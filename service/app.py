@@ -1,9 +1,10 @@
 """The HTTP application: routes, error answers and request metrics around one engine."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model.engine import Engine
 from model.packed import PackedFileError
 from service import openapi
+from service.access import AccessLog
 from service.answers import error_answer
 from service.bugs import CatchBugs
 from service.docs import add_docs
@@ -32,8 +34,12 @@ from service.metrics import Metrics
 from service.oip_routes import add_oip
 from service.security import bearer, is_one_of, secure
 from service.settings import Settings
+from service.tracing import Traced
 
-ROUTES: tuple[str, ...] = (
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+ROUTES = (
     "/embed",
     "/info",
     "/health/live",
@@ -41,13 +47,16 @@ ROUTES: tuple[str, ...] = (
     "/metrics",
     "/docs",
     "/openapi.json",
+    "/v2",
+    "/v2/infer",
 )
-ROUTES += ("/v2", "/v2/infer", "other")
 
 
-def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """The application around a loaded engine."""
-    metrics = Metrics(ROUTES, openapi.STATUSES)
+def create_app(
+    settings: Settings, engine: Engine, traces: "TracerProvider | None" = None
+) -> FastAPI:
+    """The application around a loaded engine; `traces` is where spans go, if anywhere."""
+    metrics = Metrics((*ROUTES, "other"), openapi.STATUSES)
     service = EmbeddingService(settings, engine, metrics)
 
     @asynccontextmanager
@@ -72,6 +81,9 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.add_middleware(CatchBugs)
     secure(app, settings)
     app.add_middleware(_RequestMetrics, metrics=metrics)
+    if traces:
+        app.add_middleware(Traced, provider=traces)
+    app.add_middleware(AccessLog)
     app.add_exception_handler(ServiceError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     _add_service(app, service)
@@ -145,7 +157,9 @@ class _RequestMetrics:
                 self._count(route, message["status"])
             await send(message)
 
+        start = time.perf_counter()
         await self.app(scope, receive, count)
+        self.metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
 
     def _count(self, route: str, status: int) -> None:
         self.metrics.requests.labels(route, str(status)).inc()

@@ -113,6 +113,11 @@ class Batcher:
         return self._admitted_timesteps
 
     @property
+    def stuck(self) -> bool:
+        """Whether the current call has taken longer than `stuck_seconds`."""
+        return self._stuck
+
+    @property
     def unavailable(self) -> str | None:
         """Why nothing is computed, or None while everything is well."""
         if self._failure:

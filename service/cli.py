@@ -78,7 +78,7 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(1), help="Processes on the port; 1 if not given.")
 def serve(model: Path, **given: Any) -> None:
     """Serves a packed model over HTTP; TRITSERVE_ variables set the rest."""
-    from service.server import run  # noqa: PLC0415
+    from service.server import check, run  # noqa: PLC0415
     from service.settings import Settings, check_environment  # noqa: PLC0415
     from service.supervisor import Supervisor  # noqa: PLC0415
 
@@ -89,6 +89,7 @@ def serve(model: Path, **given: Any) -> None:
         raise click.ClickException(f"settings: {explain(error)}") from error
     if settings.workers > 1:
         read(settings.model)
+        check(settings)
         sys.exit(Supervisor(settings).run())
     run(settings)
 

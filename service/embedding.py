@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -25,6 +26,7 @@ from service.metrics import Metrics
 from service.options import finish, truncate
 from service.served import ServedModel, load_engine
 from service.settings import Settings
+from service.tracing import stage
 from service.wire import EmbedAnswer, EmbedRequest
 
 # Decoding and encoding of more than this leaves the event loop to other requests; either takes
@@ -60,6 +62,8 @@ class EmbeddingService:
         # Models that were replaced and still answer what they had accepted.
         self._retiring: dict[ServedModel, asyncio.Task[bool]] = {}
         metrics.show_model(self._labels())
+        metrics.ready.set_function(self._is_ready)
+        metrics.stuck.set_function(lambda: self.served.batcher.stuck)
         metrics.queue_requests.set_function(lambda: self._admitted("admitted_requests"))
         metrics.queue_timesteps.set_function(lambda: self._admitted("admitted_timesteps"))
 
@@ -87,6 +91,12 @@ class EmbeddingService:
         if self.draining:
             raise UnavailableError("the service is stopping")
         self.check_live()
+
+    def _is_ready(self) -> bool:
+        with suppress(UnavailableError):
+            self.check_ready()
+            return True
+        return False
 
     def check_live(self) -> None:
         """Raises UnavailableError if only a new process, or a reload, can help."""
@@ -153,7 +163,8 @@ class EmbeddingService:
             max_timesteps = served.limits.max_timesteps
             return asked, *truncate(asked.sequences, asked.options.overlong, max_timesteps)
 
-        asked, sequences, truncated = await _aside(len(body), form.content_type, decode)
+        with stage("decode"):
+            asked, sequences, truncated = await _aside(len(body), form.content_type, decode)
         result = await while_connected(request, served.compute(sequences, deadline))
 
         def encode() -> tuple[bytes, dict[str, str]]:
@@ -169,7 +180,8 @@ class EmbeddingService:
             self.metrics.encode_seconds.observe(time.monotonic() - start)
             return encoded
 
-        content, headers = await _aside(result.rows.nbytes, form.answer_type, encode)
+        with stage("encode"):
+            content, headers = await _aside(result.rows.nbytes, form.answer_type, encode)
         self.metrics.timesteps.inc(len(sequences.values))
         return Response(content, headers=headers)
 

@@ -1,12 +1,14 @@
 """The service's metrics, each defined once, all of them there from the start."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from service.batcher import BatchReport
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+REQUEST_SECONDS = (*SECONDS, 10, 30)
+TIMESTEPS = (1, 4, 16, 64, 256, 1024, 2048, 4096, 8192, 16_384)
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 REFUSALS = ("slow_headers", "large_headers", "malformed", "slow_reader", "too_many")
@@ -20,7 +22,7 @@ class Metrics:
         statuses: the statuses that they answer with.
     """
 
-    def __init__(self, routes: Iterable[str], statuses: Iterable[int]) -> None:
+    def __init__(self, routes: Sequence[str], statuses: Iterable[int]) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "tritserve_requests", "Answered requests.", ["route", "status"], registry=registry
@@ -29,6 +31,15 @@ class Metrics:
         for route in routes:
             for code in codes:
                 self.requests.labels(route, code)
+        self.request_seconds = Histogram(
+            "tritserve_request_seconds",
+            "From a request's headers until its answer was handed over.",
+            ["route"],
+            buckets=REQUEST_SECONDS,
+            registry=registry,
+        )
+        for route in routes:
+            self.request_seconds.labels(route)
         self.timesteps = Counter(
             "tritserve_timesteps", "Timesteps of answered sequences.", registry=registry
         )
@@ -42,6 +53,12 @@ class Metrics:
             "tritserve_batch_sequences",
             "Sequences in one call of the engine.",
             buckets=SEQUENCES,
+            registry=registry,
+        )
+        self.batch_timesteps = Histogram(
+            "tritserve_batch_timesteps",
+            "Timesteps in one call of the engine.",
+            buckets=TIMESTEPS,
             registry=registry,
         )
         self.batch_seconds = Histogram(
@@ -76,6 +93,14 @@ class Metrics:
             "Requests whose client left before the answer.",
             registry=registry,
         )
+        self.ready = Gauge(
+            "tritserve_ready", "1 if requests can be answered, else 0.", registry=registry
+        )
+        self.stuck = Gauge(
+            "tritserve_stuck",
+            "1 if the engine has been in one call for too long, else 0.",
+            registry=registry,
+        )
         self.connections = Gauge("tritserve_connections", "Open connections.", registry=registry)
         self.refused_connections = Counter(
             "tritserve_refused_connections",
@@ -85,6 +110,7 @@ class Metrics:
         )
         for reason in REFUSALS:
             self.refused_connections.labels(reason)
+        ProcessCollector(registry=registry)
         self.model_info = Gauge(
             "tritserve_model_info",
             "The served model.",
@@ -100,4 +126,5 @@ class Metrics:
     def count_batch(self, report: BatchReport) -> None:
         """Records one call of the engine."""
         self.batch_sequences.observe(report.sequences)
+        self.batch_timesteps.observe(report.timesteps)
         self.batch_seconds.observe(report.seconds)

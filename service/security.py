@@ -89,7 +89,7 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = list(message.get("headers", ()))
+                headers = list(message["headers"])
                 given = {name.lower() for name, _ in headers}
                 headers += [pair for pair in self._headers if pair[0] not in given]
                 message["headers"] = headers

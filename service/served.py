@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
+from structlog.contextvars import bind_contextvars
+
 from model.engine import Engine, available_processors
 from model.sequences import SequenceError, Sequences
 from service.batcher import Batcher, Refused
 from service.jobs import Result
 from service.metrics import Metrics
 from service.settings import Settings
+from service.tracing import record_stages
 from service.wire import Limits, invalid
 
 POLL_SECONDS = 0.01
@@ -84,12 +87,15 @@ class ServedModel:
 
     async def compute(self, sequences: Sequences, deadline: float | None) -> Result:
         """Embeddings of a batch, through the queue; errors are those of an answer."""
+        bind_contextvars(sequences=len(sequences), timesteps=len(sequences.values))
+        submitted = time.time_ns()
         try:
             result = await self.batcher.submit(sequences, deadline)
         except Refused as refused:
             cause = refused.__cause__
             assert isinstance(cause, SequenceError)
             raise invalid(cause, refused.first_row) from cause
+        record_stages(submitted, queue=result.queue_seconds, compute=result.compute_seconds)
         self._metrics.queue_seconds.observe(result.queue_seconds)
         self._metrics.compute_seconds.observe(result.compute_seconds)
         return result

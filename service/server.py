@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.config import LOGGING_CONFIG
 
+from service import logs, tracing
 from service.app import create_app
 from service.connections import guarded, tls_options
 from service.embedding import EmbeddingService
@@ -26,14 +26,6 @@ from service.served import load_engine
 from service.settings import Settings
 
 log = logging.getLogger("tritserve")
-
-_LOGGING = {
-    **LOGGING_CONFIG,
-    "loggers": {
-        **LOGGING_CONFIG["loggers"],
-        "tritserve": {"handlers": ["default"], "level": "INFO", "propagate": False},
-    },
-}
 
 # For connections that are still open when the service has finished, or given up.
 CLOSE_SECONDS = 5
@@ -73,6 +65,14 @@ class _Server(uvicorn.Server):
         task.add_done_callback(self._tasks.discard)
 
 
+def check(settings: Settings) -> None:
+    """Raises SettingsError for what would keep every worker from starting."""
+    settings.read_api_keys()
+    tls_options(settings)
+    if traces := tracing.start(os.environ):
+        tracing.finish(traces)
+
+
 def run(settings: Settings, listener: socket.socket | None = None) -> None:
     """Serves until a signal ends it.
 
@@ -84,7 +84,9 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
         OSError: the packed file cannot be read, or the address cannot be had.
         PackedFileError: the packed file is not valid.
     """
-    app = create_app(settings, load_engine(settings))
+    logs.configure(settings)
+    traces = tracing.start(os.environ)
+    app = create_app(settings, load_engine(settings), traces)
     service: EmbeddingService = app.state.service
     config = uvicorn.Config(
         app,
@@ -95,7 +97,7 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
         **tls_options(settings),
         access_log=False,
         proxy_headers=False,
-        log_config=_LOGGING,
+        log_config=None,
         server_header=False,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
@@ -103,6 +105,8 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
     # default of 5 ms the engine would wait for it as long as it computes.
     sys.setswitchinterval(SWITCH_SECONDS)
     _Server(config, service).run([listener] if listener else None)
+    if traces:
+        tracing.finish(traces)
     if not service.finished:
         log.error("not everything was finished in %g seconds", settings.drain_seconds)
         # The engine's thread cannot be stopped, and leaving in order would wait for it.

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, FilePath, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,6 +20,11 @@ def _split(given: object) -> object:
     return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
 
 
+def _lower(given: object) -> object:
+    return given.lower() if isinstance(given, str) else given
+
+
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 
 
@@ -67,6 +72,9 @@ class Settings(BaseSettings):
     """How long accepted requests have to finish after a signal to stop."""
     stuck_seconds: float = Field(default=60.0, gt=0.0)
     """After this long in one call of the engine, the service says that it is not ready."""
+    log_level: Annotated[LogLevel, BeforeValidator(_lower)] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """JSON lines, or text to read; `auto` is text where standard error is a terminal."""
     admin_key: SecretStr | None = Field(default=None, min_length=8)
     """Turns on `POST /admin/reload`, which needs it."""
     api_keys: SecretStr | None = None

@@ -16,6 +16,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess, parent_process
 from types import FrameType
 
+from service import logs
 from service.server import run
 from service.settings import Settings
 
@@ -34,6 +35,7 @@ class Supervisor:
     """
 
     def __init__(self, settings: Settings) -> None:
+        logs.configure(settings)
         self._settings = settings
         self._listener = socket.create_server((settings.host, settings.port), backlog=BACKLOG)
         self._context = multiprocessing.get_context("spawn")
@@ -59,7 +61,9 @@ class Supervisor:
                     continue
                 del self._workers[slot]
                 if self._stopping:
-                    status = max(status, int(worker.exitcode != 0))
+                    # One that the signal met before it could handle it had accepted nothing.
+                    in_order = worker.exitcode in {0, -signal.SIGTERM}
+                    status = max(status, int(not in_order))
                 else:
                     self._replace(slot, worker.exitcode)
         self._listener.close()

@@ -51,10 +51,7 @@ def wait_until_ready(
     end = time.monotonic() + 30
     while time.monotonic() < end and process.poll() is None:
         try:
-            if (
-                httpx.get(f"{url}/health/ready", verify=verify or True).status_code
-                == httpx.codes.OK
-            ):
+            if httpx.get(f"{url}/health/ready", verify=verify or True).is_success:
                 return
         except httpx.TransportError:
             pass

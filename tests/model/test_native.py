@@ -15,7 +15,7 @@ from model.engine import Engine, EngineError
 from model.packed import PackedFileError, read
 from model.reference import Reference
 from model.trits import pack_binary, pack_ternary
-from tests.builders import cosines, random_batch, random_packed
+from tests.builders import SETTINGS, cosines, random_batch, random_packed
 
 KERNELS = _native.supported()
 PACK = {"ternary": pack_ternary, "binary": pack_binary}
@@ -66,20 +66,8 @@ def test_sums_do_not_overflow(isa, quantize, rows, weight, activation):
     assert (product(q, weights, quantize, isa) == 16_384 * weight * activation).all()
 
 
-CHOICES = {
-    "quantize": ["ternary", "binary"],
-    "activations": ["int8", "float32"],
-    "sub_norm": [False, True],
-    "norm": ["layernorm", "rmsnorm"],
-    "ffn": ["silu", "swiglu"],
-    "positions": ["none", "rope"],
-    "num_key_value_heads": [None, 2],
-    "bias": [True, False],
-    "pooling": ["last", "mean"],
-}
-ALL = [dict(zip(CHOICES, picks, strict=True)) for picks in itertools.product(*CHOICES.values())]
 WIDTHS = [(5, 16, None), (16, 16, 37), (40, 24, None), (33, 64, 50)]
-CASES = list(zip(ALL[::17], itertools.cycle(WIDTHS), strict=False))
+CASES = list(zip(SETTINGS[::17], itertools.cycle(WIDTHS), strict=False))
 
 
 @pytest.mark.parametrize(("options", "widths"), CASES, ids=str)

@@ -16,8 +16,10 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def live(engine: Any, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(Settings(**settings), engine)
+async def live(
+    engine: Any, traces: Any = None, **settings: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(Settings(**settings), engine, traces)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

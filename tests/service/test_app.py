@@ -293,6 +293,9 @@ def test_a_stuck_engine_is_noticed(engine):
         assert (await held).status_code == 503
         assert (await client.post("/embed", json=BODY)).status_code == 503
         assert (await client.get("/health/live")).status_code == 503
+        metrics = (await client.get("/metrics")).text
+        assert "tritserve_ready 0.0" in metrics
+        assert "tritserve_stuck 1.0" in metrics
         gate.set()
         await asyncio.sleep(0.05)
         assert (await client.post("/embed", json=BODY)).status_code == 200

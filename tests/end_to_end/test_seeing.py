@@ -1,0 +1,147 @@
+"""What an operator sees of a real server process."""
+
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.end_to_end.server import serving
+
+ENVIRONMENT = {
+    "TRITSERVE_API_KEYS": "hush-hush",
+    "TRITSERVE_ADMIN_KEY": "hush-hush-too",
+    "TRITSERVE_LOG_LEVEL": "debug",
+}
+
+
+def parse(text):
+    """Every line, but for what nanobind itself may write when a process ends."""
+    noise = ("nanobind:", " - leaked", "See https://nanobind")
+    return [json.loads(line) for line in text.splitlines() if not line.startswith(noise)]
+
+
+def test_every_line_of_the_log_is_json_without_keys_or_payloads(tmp_path):
+    log = tmp_path / "log"
+    with serving(log=log, environment=ENVIRONMENT) as (url, process):
+        key = {"Authorization": "Bearer hush-hush", "X-Request-ID": "mine"}
+        body = {"sequences": [[[0.515625] * 12]]}
+        assert httpx.post(f"{url}/embed", json=body, headers=key).status_code == 200
+        wrong = {"Authorization": "Bearer hush-wrong"}
+        assert httpx.get(f"{url}/info?key=hush-query", headers=wrong).status_code == 401
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(b"hush-rubbish\r\n\r\n")
+            assert b"400" in connection.recv(4096)
+        admin = {"Authorization": "Bearer hush-hush-too"}
+        assert httpx.post(f"{url}/admin/reload", headers=admin).status_code == 200
+        process.terminate()
+        assert process.wait(10) == 0
+    text = log.read_text()
+    assert "hush" not in text
+    assert "0.515625" not in text
+    lines = parse(text)
+    assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
+    events = " ".join(line["event"] for line in lines)
+    assert "Started server process" in events, "uvicorn's lines are missing"
+    assert "SIGTERM: finishing" in events
+    (line,) = [line for line in lines if line.get("request_id") == "mine"]
+    assert (line["route"], line["status"], line["timesteps"]) == ("/embed", 200, 1)
+
+
+def test_workers_log_in_the_same_form(tmp_path):
+    log = tmp_path / "log"
+    with serving("--workers", "2", log=log) as (_, process):
+        process.terminate()
+        assert process.wait(20) == 0
+    lines = parse(log.read_text())
+    assert any("finishing" in line["event"] for line in lines)
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes spans over OTLP."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if self.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        self.server.received.append((self.path, ExportTraceServiceRequest.FromString(body)))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_spans_reach_a_collector_before_the_process_ends(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        collector.received = []
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{collector.server_port}"
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+        with serving(log=tmp_path / "log", environment=environment) as (url, process):
+            body = {"sequences": [[[0.5] * 12]]}
+            trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+            headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+            answer = httpx.post(f"{url}/embed", json=body, headers=headers)
+            assert answer.headers["traceresponse"].split("-")[1] == trace
+            process.terminate()
+            assert process.wait(20) == 0
+        collector.shutdown()
+    assert {path for path, _ in collector.received} == {"/v1/traces"}
+    resources = [part for _, request in collector.received for part in request.resource_spans]
+    names = {a.value.string_value for part in resources for a in part.resource.attributes}
+    assert "tritserve" in names
+    spans = [span for part in resources for scope in part.scope_spans for span in scope.spans]
+    assert {span.name for span in spans if span.trace_id.hex() == trace} == {
+        *("POST /embed", "decode", "queue", "compute", "encode")
+    }
+
+
+def test_a_collector_that_is_away_harms_nothing(tmp_path):
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    with serving(log=tmp_path / "log", environment=environment) as (url, process):
+        body = {"sequences": [[[0.5] * 12]]}
+        assert httpx.post(f"{url}/embed", json=body).status_code == 200
+        start = time.monotonic()
+        process.terminate()
+        assert process.wait(20) == 0
+        assert time.monotonic() - start < 5
+    parse((tmp_path / "log").read_text())
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"TRITSERVE_API_KEYS": "a,,hush"}, "an empty key"),
+        ({"TRITSERVE_SSL_KEYFILE": __file__}, "without TRITSERVE_SSL_CERTFILE"),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            },
+            "not by grpc",
+        ),
+    ],
+)
+def test_settings_that_no_worker_could_start_with_end_the_supervisor(environment, message):
+    run = subprocess.run(
+        [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--workers", "2"],
+        env=os.environ | environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert run.returncode == 1
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+    assert "hush" not in run.stderr

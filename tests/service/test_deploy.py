@@ -1,0 +1,147 @@
+"""What deploy/ says of the service is true of it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from service.metrics import REFUSALS
+from tests.service.live import ask
+
+ROOT = Path(__file__).parent.parent.parent
+DEPLOY = ROOT / "deploy"
+METRIC = re.compile(r"\b(?:tritserve|process)_\w+")
+SELECTOR = re.compile(r"\b((?:tritserve|process)_\w+)\{([^}]*)\}")
+OF_PROMETHEUS = {"instance", "job"}
+
+
+def rules():
+    (group,) = yaml.safe_load((DEPLOY / "rules.yml").read_text())["groups"]
+    return {rule["alert"]: rule for rule in group["rules"]}
+
+
+def panels():
+    dashboard = json.loads((DEPLOY / "grafana" / "tritserve.json").read_text())
+    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
+def expressions():
+    yield from ((name, rule["expr"]) for name, rule in rules().items())
+    for panel in panels():
+        yield from ((panel["title"], target["expr"]) for target in panel["targets"])
+
+
+@pytest.fixture(scope="module")
+def series(engine):
+    """The labels of every series in the metrics of a service that was asked nothing."""
+
+    async def talk(client):
+        found = {}
+        for line in (await client.get("/metrics")).text.splitlines():
+            if not line.startswith("#"):
+                name, _, rest = line.partition("{") if "{" in line else line.partition(" ")
+                labels = found.setdefault(name, {})
+                for label, value in re.findall(r'(\w+)="([^"]*)"', rest):
+                    labels.setdefault(label, set()).add(value)
+        return found
+
+    return ask(engine, talk)
+
+
+def test_every_metric_and_label_exists_from_the_start(series):
+    used = set()
+    for place, expression in expressions():
+        names = set(METRIC.findall(expression))
+        assert names or "up{" in expression, place
+        assert names <= set(series), f"{place}: no {names - set(series)}"
+        used |= names
+        for name, selector in SELECTOR.findall(expression):
+            for label, operator, value in re.findall(r'(\w+)(!?=~?)"([^"]*)"', selector):
+                if label in OF_PROMETHEUS:
+                    continue
+                assert label in series[name], f"{place}: {name} has no {label}"
+                if operator == "=":
+                    assert value in series[name][label], f"{place}: {label} is never {value}"
+                if operator == "=~":
+                    assert any(re.fullmatch(value, text) for text in series[name][label])
+    families = {re.sub("_(bucket|count|sum|total|created)$", "", n) for n in series}
+    shown = {re.sub("_(bucket|count|sum|total)$", "", name) for name in used}
+    assert {n for n in families if n.startswith("tritserve_")} <= shown, "shown nowhere"
+
+
+def test_the_rules_cover_what_can_go_wrong():
+    assert set(rules()) >= {
+        *("TritserveDown", "TritserveNotReady", "TritserveEngineStuck", "TritserveErrors"),
+        *("TritserveQueueFull", "TritserveSlow"),
+    }
+    for rule in rules().values():
+        assert rule["labels"]["severity"] in {"critical", "warning"}
+        assert rule["annotations"]["summary"]
+
+
+def test_panels_do_not_overlap():
+    taken = set()
+    for panel in panels():
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    ids = [panel["id"] for panel in panels()]
+    assert len(ids) == len(set(ids))
+
+
+def test_compose_mounts_what_is_there_and_what_is_read():
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    prometheus = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+    monitoring = {
+        name: service
+        for name, service in compose["services"].items()
+        if service.get("profiles") == ["monitoring"]
+    }
+    assert set(monitoring) == {"prometheus", "grafana"}
+    mounts = {}
+    for service in monitoring.values():
+        for volume in service["volumes"]:
+            source, target, mode = volume.split(":")
+            assert mode == "ro"
+            assert (ROOT / source).is_file(), source
+            mounts[target] = ROOT / source
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    for name in prometheus["rule_files"]:
+        assert mounts[f"/etc/prometheus/{name}"] == DEPLOY / name
+    (provider,) = yaml.safe_load((DEPLOY / "grafana" / "dashboards.yml").read_text())["providers"]
+    dashboard = f"{provider['options']['path']}/tritserve.json"
+    assert mounts[dashboard] == DEPLOY / "grafana" / "tritserve.json"
+    home = monitoring["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == dashboard
+    (source,) = yaml.safe_load((DEPLOY / "grafana" / "datasource.yml").read_text())["datasources"]
+    for panel in panels():
+        assert panel["datasource"]["uid"] == source["uid"]
+
+
+def test_series_that_count_are_zero_from_the_start(series, engine):
+    assert series["tritserve_refused_connections_total"]["reason"] == set(REFUSALS)
+    routes = series["tritserve_request_seconds_count"]["route"]
+    assert {"/embed", "/info", "/metrics", "other"} <= routes
+    assert series["tritserve_requests_total"]["route"] == routes
+
+    async def talk(client):
+        await client.get("/nothing")
+        text = (await client.get("/metrics")).text
+        assert 'tritserve_requests_total{route="other",status="404"} 1.0' in text
+        assert 'tritserve_request_seconds_count{route="other"} 1.0' in text
+        assert "tritserve_ready 1.0" in text
+        assert "tritserve_stuck 0.0" in text
+        await client.post("/embed", json={"sequences": [[[0.0] * 3] * 4]})
+        text = (await client.get("/metrics")).text
+        assert 'tritserve_batch_timesteps_bucket{le="4.0"} 1.0' in text
+        assert "tritserve_batch_timesteps_sum 4.0" in text
+
+    ask(engine, talk)
