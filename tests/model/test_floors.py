@@ -52,7 +52,7 @@ FLOORS = {
     "service.embedding": 12,
     "service.security": 8,
     "service.access": 8,
-    "service.logs": 8,
+    "service.logs": 9,
     "service.tracing": 9,
     "service.docs": 8,
     "service.bugs": 8,
