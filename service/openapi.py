@@ -85,7 +85,8 @@ def _query_parameters() -> list[dict[str, Any]]:
             "in": "query",
             "required": False,
             "description": "For npy and safetensors bodies. " + field.get("description", ""),
-            "schema": {k: v for k, v in field.items() if k not in {"title", "description"}},
+            # Without the default: the page at /docs would send it along with JSON bodies too.
+            "schema": {k: field[k] for k in field if k not in {"title", "description", "default"}},
         }
         for name, field in schema.items()
     ]

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from structlog.contextvars import bind_contextvars
-
 from model.engine import Engine, available_processors
 from model.sequences import SequenceError, Sequences
+from service.access import note
 from service.batcher import Batcher, Refused
 from service.jobs import Result
 from service.metrics import Metrics
@@ -87,7 +86,7 @@ class ServedModel:
 
     async def compute(self, sequences: Sequences, deadline: float | None) -> Result:
         """Embeddings of a batch, through the queue; errors are those of an answer."""
-        bind_contextvars(sequences=len(sequences), timesteps=len(sequences.values))
+        note(sequences=len(sequences), timesteps=len(sequences.values))
         submitted = time.time_ns()
         try:
             result = await self.batcher.submit(sequences, deadline)

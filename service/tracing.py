@@ -17,9 +17,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars
 
-from service.access import QUIET, route_of
+from service.access import QUIET, note, route_of
 from service.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ class Traced:
         ) as span:
             ids = span.get_span_context()
             trace_id, span_id = f"{ids.trace_id:032x}", f"{ids.span_id:016x}"
-            bind_contextvars(trace_id=trace_id)
+            note(trace_id=trace_id)
             response = f"00-{trace_id}-{span_id}-{int(ids.trace_flags):02x}".encode()
 
             async def answer(message: Message) -> None:

@@ -58,7 +58,7 @@ FLOORS = {
     "service.openapi": 12,
     "service.answers": 8,
     "service.access": 8,
-    "service.logs": 8,
+    "service.logs": 9,
     "service.tracing": 10,
     "service.docs": 8,
     "service.bugs": 9,

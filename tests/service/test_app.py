@@ -357,6 +357,9 @@ def test_the_api_is_described(engine):
         assert set(embed["responses"]) == declared
         example = embed["requestBody"]["content"][JSON]["example"]
         assert set(example) == {"sequences"}
+        # What the page at /docs would send without being asked to.
+        sent = [p for p in embed["parameters"] if p["required"] or "default" in p["schema"]]
+        assert not sent
 
     ask(engine, talk)
 
