@@ -22,6 +22,7 @@ from benchmarks.peers import peers
 from model.engine import Engine
 from tests.builders import random_packed
 
+REST_SECONDS = 0.02
 SEED = {"embed_dim": 287, "hidden_size": 256, "num_heads": 4, "num_layers": 4, "window_size": 60}
 MEMORY_PROBE = """
 import json, os, sys, time
@@ -56,6 +57,10 @@ def measure(runs: dict, seconds: float) -> dict[str, float]:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[next(iter(times))]) < 5:
         for name, run in runs.items():
+            # The threads of the one before spin for a while, and its data fill the caches: every
+            # contender is given a rest and one run to warm up.
+            time.sleep(REST_SECONDS)
+            run()
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)

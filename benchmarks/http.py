@@ -35,7 +35,8 @@ SLOW = {"embed_dim": 32, "hidden_size": 1024, "num_heads": 8, "num_layers": 8, "
 
 
 @contextmanager
-def server(command: list[str], **environment: str) -> Iterator[int]:
+def server(command: list[str], **environment: str) -> Iterator[tuple[int, int]]:
+    """A server process; yields its port and its process id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -56,13 +57,13 @@ def server(command: list[str], **environment: str) -> Iterator[int]:
                 pass
             assert process.poll() is None, f"{arguments} ended"
             time.sleep(0.05)
-        yield port
+        yield port, process.pid
     finally:
         process.terminate()
         process.wait()
 
 
-def tritserve(model: Path, **environment: str) -> AbstractContextManager[int]:
+def tritserve(model: Path, **environment: str) -> AbstractContextManager[tuple[int, int]]:
     command = ["-m", "service.cli", "serve", "--model", str(model), "--port", "PORT"]
     return server(command, TRITSERVE_THREADS="1", **environment)
 
@@ -94,8 +95,8 @@ def fast(folder: Path, seconds: float) -> dict:
     request = npy_request(np.random.default_rng(1).standard_normal((1, 60, 287)).astype(np.float32))
     alone = engine_alone(model, seconds)
     with (
-        tritserve(model) as port,
-        server(["-m", "benchmarks.plain_app", "PORT", "1"]) as peer,
+        tritserve(model) as (port, _),
+        server(["-m", "benchmarks.plain_app", "PORT", "1"]) as (peer, _),
     ):
         asyncio.run(hammer(port, request, 4, 1.0))
         asyncio.run(hammer(peer, request, 4, 1.0))
@@ -131,7 +132,7 @@ def overloaded(folder: Path, seconds: float) -> dict:
     model = folder / "slow.safetensors"
     random_packed(model, **SLOW)
     request = npy_request(np.random.default_rng(1).standard_normal((1, 60, 32)).astype(np.float32))
-    with tritserve(model, TRITSERVE_QUEUE_TIMESTEPS=str(64 * 60)) as port:
+    with tritserve(model, TRITSERVE_QUEUE_TIMESTEPS=str(64 * 60)) as (port, _):
         normal = asyncio.run(hammer(port, request, 64, seconds))
         over = asyncio.run(hammer(port, request, 640, seconds, pause=0.25))
         text = httpx.get(f"http://127.0.0.1:{port}/metrics").text

@@ -33,6 +33,9 @@ class Encoder:
             ValueError: shapes or lengths do not fit.
         """
 
+    alone_work: float
+    """Batches of fewer multiplications are computed by one thread; the answer is the same."""
+
     @property
     def kernels(self) -> str: ...
     @property

@@ -16,6 +16,7 @@ from model.engine import Engine
 from model.packed import PackedFileError
 from service import openapi
 from service.access import AccessLog
+from service.answers import error_answer
 from service.bugs import CatchBugs
 from service.docs import add_docs
 from service.embedding import EmbeddingService
@@ -28,7 +29,9 @@ from service.errors import (
     UnknownPathError,
     WrongMethodError,
 )
+from service.forms import EmbedForm
 from service.metrics import Metrics
+from service.oip_routes import add_oip
 from service.security import bearer, is_one_of, secure
 from service.settings import Settings
 from service.tracing import Traced
@@ -36,7 +39,17 @@ from service.tracing import Traced
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-ROUTES = ("/embed", "/info", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json")
+ROUTES = (
+    "/embed",
+    "/info",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/docs",
+    "/openapi.json",
+    "/v2",
+    "/v2/infer",
+)
 
 
 def create_app(
@@ -74,6 +87,7 @@ def create_app(
     app.add_exception_handler(ServiceError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     _add_service(app, service)
+    add_oip(app, service)
     add_docs(app)
     return app
 
@@ -81,7 +95,7 @@ def create_app(
 def _add_service(app: FastAPI, service: EmbeddingService) -> None:
     @app.post("/embed", **openapi.EMBED)
     async def embed(request: Request) -> Response:
-        return await service.embed(request)
+        return await service.answer(request, EmbedForm(request))
 
     @app.get("/info", **openapi.INFO)
     async def info() -> dict[str, Any]:
@@ -116,6 +130,15 @@ def _add_service(app: FastAPI, service: EmbeddingService) -> None:
         return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
+def route_of(path: str) -> str:
+    """The route under which a request is counted."""
+    if path in ROUTES:
+        return path
+    if path.startswith("/v2/"):
+        return "/v2/infer" if path.endswith("/infer") else "/v2"
+    return "other"
+
+
 class _RequestMetrics:
     """Counts answers by route and status."""
 
@@ -127,7 +150,7 @@ class _RequestMetrics:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        route = scope["path"] if scope["path"] in ROUTES else "other"
+        route = route_of(scope["path"])
 
         async def count(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -146,9 +169,9 @@ class _RequestMetrics:
             self.metrics.cancelled.inc()
 
 
-async def _answer_error(_: Request, error: Exception) -> JSONResponse:
+async def _answer_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
-    return JSONResponse(error.body(), error.status, error.headers)
+    return error_answer(error, request.url.path)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:

@@ -6,9 +6,9 @@ Starlette's own handler of the same kind stands outside of them.
 
 import logging
 
-from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.answers import error_answer
 from service.errors import ServiceError
 
 log = logging.getLogger("tritserve")
@@ -39,5 +39,4 @@ class CatchBugs:
                 raise
             log.error("a bug in answering %s", scope["path"], exc_info=error)
             bug = ServiceError("a bug in the service; its log tells more")
-            body = {"error": bug.message} if scope["path"].startswith("/v2") else bug.body()
-            await JSONResponse(body, bug.status)(scope, receive, send)
+            await error_answer(bug, scope["path"])(scope, receive, send)

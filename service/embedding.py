@@ -1,4 +1,4 @@
-"""The service around a model: `POST /embed`, readiness, reloading and the way to the end.
+"""The service around a model: requests for embeddings, readiness, reloading and the end.
 
 decode -> submit -> encode
 """
@@ -15,21 +15,26 @@ from fastapi import Request, Response
 from model.engine import Engine
 from model.packed import PackedFileError
 from model.sequences import Sequences
+from service import oip
 from service.body import BodyBudget, Lease, read_body, while_connected
+from service.compression import decompress
 from service.errors import InvalidError, UnavailableError
+from service.forms import Form
 from service.jobs import Result
-from service.media import BINARY_TYPES, negotiate
+from service.media import BINARY_TYPES
 from service.metrics import Metrics
 from service.options import finish, truncate
 from service.served import ServedModel, load_engine
 from service.settings import Settings
 from service.tracing import stage
-from service.wire import EmbedAnswer, EmbedRequest, Limits, decode, encode
+from service.wire import EmbedAnswer, EmbedRequest
 
 # Decoding and encoding of more than this leaves the event loop to other requests; either takes
 # about a millisecond for so much.
 INLINE_JSON_BYTES = 64 * 1024
 INLINE_BINARY_BYTES = 2 * 1024 * 1024
+
+INLINE_TYPES = (*BINARY_TYPES, oip.BINARY)
 
 T = TypeVar("T")
 
@@ -137,78 +142,59 @@ class EmbeddingService:
     def _admitted(self, what: str) -> int:
         return sum(getattr(served.batcher, what) for served in (self.served, *self._retiring))
 
-    async def embed(self, request: Request) -> Response:
-        """One `POST /embed`."""
+    async def answer(self, request: Request, form: Form) -> Response:
+        """One request for embeddings, written in a form."""
         if not (self.draining and not self._refusing):
             self.check_ready()
         with self.served.in_use() as served, self._bodies.lease() as lease:
-            return await self._embed(request, served, lease)
+            return await self._answer(request, form, served, lease)
 
-    async def _embed(self, request: Request, served: ServedModel, lease: Lease) -> Response:
+    async def _answer(
+        self, request: Request, form: Form, served: ServedModel, lease: Lease
+    ) -> Response:
         received = time.monotonic()
-        media_type = negotiate(request.headers.get("accept"))
         deadline = read_deadline(request, received)
         limit, seconds = self.settings.max_body_bytes, self.settings.body_seconds
         body = await read_body(request, limit, seconds, lease)
-        content_type = request.headers.get("content-type")
-        with stage("decode"):
-            asked, sequences, truncated = await _aside(
-                len(body), content_type, lambda: _decode(request, body, served.limits)
-            )
-        result = await while_connected(request, served.compute(sequences, deadline))
-        with stage("encode"):
-            content, headers = await _aside(
-                result.rows.nbytes,
-                media_type,
-                lambda: self._encode(served, asked, result, truncated, received, media_type),
-            )
-        self.metrics.timesteps.inc(len(sequences.values))
-        return Response(content, headers=headers)
+        encoding = request.headers.get("content-encoding")
 
-    def _encode(
-        self,
-        served: ServedModel,
-        asked: EmbedRequest,
-        result: Result,
-        truncated: list[int],
-        received: float,
-        media_type: str,
-    ) -> tuple[bytes, dict[str, str]]:
-        start = time.monotonic()
-        answer = EmbedAnswer(
-            embeddings=finish(result.rows, asked.options),
-            model=served.about,
-            usage={
+        def decode() -> tuple[EmbedRequest, Sequences, list[int]]:
+            asked = form.decode(decompress(body, encoding, limit), served.limits)
+            max_timesteps = served.limits.max_timesteps
+            return asked, *truncate(asked.sequences, asked.options.overlong, max_timesteps)
+
+        with stage("decode"):
+            asked, sequences, truncated = await _aside(len(body), form.content_type, decode)
+        result = await while_connected(request, served.compute(sequences, deadline))
+
+        def encode() -> tuple[bytes, dict[str, str]]:
+            start = time.monotonic()
+            embeddings = finish(result.rows, asked.options)
+            usage = {
                 "sequences": len(asked.sequences),
                 "timesteps": len(asked.sequences.values),
                 "truncated": truncated,
-            },
-            timing_ms={
-                "queue": round(1e3 * result.queue_seconds, 3),
-                "compute": round(1e3 * result.compute_seconds, 3),
-                "total": round(1e3 * (start - received), 3),
-            },
-        )
-        encoded = encode(answer, media_type)
-        self.metrics.encode_seconds.observe(time.monotonic() - start)
-        return encoded
+            }
+            timing = _timing(result, start - received)
+            encoded = form.encode(EmbedAnswer(embeddings, served.about, usage, timing))
+            self.metrics.encode_seconds.observe(time.monotonic() - start)
+            return encoded
+
+        with stage("encode"):
+            content, headers = await _aside(result.rows.nbytes, form.answer_type, encode)
+        self.metrics.timesteps.inc(len(sequences.values))
+        return Response(content, headers=headers)
+
+
+def _timing(result: Result, total: float) -> dict[str, float]:
+    seconds = {"queue": result.queue_seconds, "compute": result.compute_seconds, "total": total}
+    return {name: round(1e3 * value, 3) for name, value in seconds.items()}
 
 
 async def _aside(size: int, media_type: str | None, work: Callable[[], T]) -> T:
     """Runs `work` here if it is quick, in a thread if it would hold up other requests."""
-    limit = INLINE_BINARY_BYTES if media_type in BINARY_TYPES else INLINE_JSON_BYTES
+    limit = INLINE_BINARY_BYTES if media_type in INLINE_TYPES else INLINE_JSON_BYTES
     return work() if size <= limit else await asyncio.to_thread(work)
-
-
-def _decode(
-    request: Request, body: bytes, limits: Limits
-) -> tuple[EmbedRequest, Sequences, list[int]]:
-    """What was asked for, the sequences cut as asked, and which rows were cut."""
-    query = request.query_params
-    if len(query) < len(query.multi_items()):
-        raise InvalidError(f"a query parameter is given twice: {query}", field="query")
-    asked = decode(body, request.headers.get("content-type"), query, limits)
-    return asked, *truncate(asked.sequences, asked.options.overlong, limits.max_timesteps)
 
 
 def read_deadline(request: Request, received: float) -> float | None:

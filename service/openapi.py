@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service import errors
+from service import errors, oip
 from service.json_body import EmbedBody
 from service.media import JSON, NPY, SAFETENSORS
 from service.options import Options
@@ -138,6 +138,33 @@ EMBED: dict[str, Any] = {
                 },
             },
         },
+    },
+}
+_OIP_ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+
+
+def _oip_error(error: type[errors.ServiceError]) -> dict[str, Any]:
+    return _error(error) | {"content": {JSON: {"schema": _OIP_ERROR}}}
+
+
+OIP_ERRORS: dict[int | str, dict[str, Any]] = {
+    error.status: _oip_error(error)
+    for error in (errors.UnauthorizedError, errors.UnknownPathError, errors.UnavailableError)
+}
+INFER: dict[str, Any] = {
+    "summary": "Embed sequences (Open Inference Protocol)",
+    "responses": {
+        200: {
+            "description": "JSON, or JSON followed by the bytes of tensors.",
+            "content": {JSON: {"schema": {"type": "object"}}, oip.BINARY: _BINARY},
+        },
+        **{error.status: _oip_error(error) for error in _EMBED_ERRORS},
+    },
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {JSON: {"schema": {"type": "object"}}, oip.BINARY: _BINARY},
+        }
     },
 }
 _ON_EVERY_PATH = {

@@ -5,10 +5,10 @@ from hashlib import sha256
 from hmac import compare_digest
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.answers import error_answer
 from service.errors import UnauthorizedError
 from service.settings import Settings
 
@@ -70,10 +70,7 @@ class ApiKeys:
         guarded = scope["type"] == "http" and not scope["path"].startswith(OPEN_PREFIXES)
         if guarded and not is_one_of(bearer(_authorization(scope)), self.keys):
             error = UnauthorizedError("this needs an API key: Authorization: Bearer <key>")
-            # Under /v2 errors have that protocol's form.
-            body = {"error": error.message} if scope["path"].startswith("/v2") else error.body()
-            answer = JSONResponse(body, error.status, error.headers)
-            await answer(scope, receive, send)
+            await error_answer(error, scope["path"])(scope, receive, send)
             return
         await self.app(scope, receive, send)
 

@@ -49,7 +49,7 @@ class ServedModel:
             max_sequences=settings.max_sequences,
             max_request_timesteps=settings.max_request_timesteps,
         )
-        self.about = {
+        self.about: dict[str, Any] = {
             "name": model.name,
             "revision": model.revision,
             "output_size": model.config.hidden_size,

@@ -94,6 +94,10 @@ class Supervisor:
 def _work(settings: Settings, listener: socket.socket) -> None:
     # Ctrl-C reaches the whole process group; a worker must see it once, from the supervisor.
     os.setpgrp()
+    # Until the server takes over, nothing was accepted and nothing is lost.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     run(settings, listener)
 

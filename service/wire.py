@@ -93,6 +93,12 @@ def decode(
             + ", ".join(MEDIA_TYPES)
             + ", JSON in UTF-8"
         )
+    check_request(request, limits)
+    return request
+
+
+def check_request(request: EmbedRequest, limits: Limits) -> None:
+    """Raises InvalidError if a request has too many sequences or values that do not fit."""
     sequences = request.sequences
     if len(sequences) > limits.max_sequences:
         raise InvalidError(
@@ -108,7 +114,6 @@ def decode(
         check_values(sequences.values, sequences.lengths, limits.embed_dim, longest)
     except SequenceError as error:
         raise invalid(error) from error
-    return request
 
 
 def invalid(error: SequenceError, first_row: int = 0) -> InvalidError:

@@ -1,5 +1,6 @@
 """Small models and batches that several tests build on."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,19 @@ from model.export import export
 from model.packed import PackedModel, unpack
 from model.sequences import Sequences
 
+# Every combination of the settings that change what a packed model computes.
+_CHOICES = {
+    "quantize": ["ternary", "binary"],
+    "activations": ["int8", "float32"],
+    "sub_norm": [False, True],
+    "norm": ["layernorm", "rmsnorm"],
+    "ffn": ["silu", "swiglu"],
+    "positions": ["none", "rope"],
+    "num_key_value_heads": [None, 2],
+    "bias": [True, False],
+    "pooling": ["last", "mean"],
+}
+SETTINGS = [dict(zip(_CHOICES, picks, strict=True)) for picks in product(*_CHOICES.values())]
 DATA = Path(__file__).parent.parent / "data"
 
 

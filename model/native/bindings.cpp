@@ -144,6 +144,7 @@ NB_MODULE(_native, m) {
           },
           "settings"_a, "arrays"_a, "isa"_a, "threads"_a)
       .def("embed", &embed, "values"_a.noconvert(), "lengths"_a.noconvert(), "out"_a.noconvert())
+      .def_rw("alone_work", &Encoder::alone_work)
       .def_prop_ro("kernels", &Encoder::kernels)
       .def_prop_ro("threads", &Encoder::threads)
       .def_prop_ro("panel_bytes", [](const Encoder& e) { return e.model().panel_bytes(); })

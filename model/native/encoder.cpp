@@ -37,7 +37,8 @@ int checked_threads(int threads) {
 
 Encoder::Encoder(const Settings& settings, const Arrays& arrays, const Kernels& kernels,
                  int threads)
-    : model_(settings, arrays),
+    : alone_work(kernels.alone_work),
+      model_(settings, arrays),
       kernels_(kernels),
       rope_(settings.rope_theta, settings.head_dim() / 2),
       pool_(checked_threads(threads)),
@@ -62,7 +63,7 @@ void Encoder::embed(const float* values, size_t timesteps, const int64_t* length
   grow();
   next_.store(team_chunks_, std::memory_order_relaxed);
   const DefaultFloats floats;
-  if (chunks_.size() == 1 && team_chunks_ == 0) return run_alone(0);
+  if (alone_ || (chunks_.size() == 1 && team_chunks_ == 0)) return run_alone(0);
   pool_.run([this](int rank) {
     const DefaultFloats floats_here;
     run_team(rank);
@@ -73,7 +74,7 @@ void Encoder::embed(const float* values, size_t timesteps, const int64_t* length
 // Sequences into chunks: first those that all workers share, then those for one worker each.
 void Encoder::arrange(const float* values, float* out) {
   const Settings& s = model_.settings;
-  const size_t batch = lengths_.size(), workers = workspaces_.size();
+  const size_t batch = lengths_.size();
   offsets_.resize(batch);
   costs_.resize(batch);
   order_.resize(batch);
@@ -87,6 +88,8 @@ void Encoder::arrange(const float* values, float* out) {
     offset += static_cast<size_t>(lengths_[i]);
   }
   const double total = std::accumulate(costs_.begin(), costs_.end(), 0.0);
+  alone_ = workspaces_.size() == 1 || total < alone_work;
+  const size_t workers = alone_ ? 1 : workspaces_.size();
   const double large = total / (kChunksPerWorker * static_cast<double>(workers));
   std::iota(order_.begin(), order_.end(), size_t{0});
   const auto middle = std::partition(order_.begin(), order_.end(), [&](size_t i) {

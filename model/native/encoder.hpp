@@ -24,6 +24,9 @@ class Encoder {
   const char* kernels() const { return kernels_.name; }
   int threads() const { return pool_.size(); }
 
+  // Batches of fewer multiplications are computed by one thread alone; the answer is the same.
+  double alone_work;
+
  private:
   void arrange(const float* values, float* out);
   void add_chunk(size_t begin, size_t end);
@@ -47,6 +50,7 @@ class Encoder {
   std::vector<Sequence> sequences_;
   std::vector<Chunk> chunks_;
   size_t team_chunks_ = 0;  // the first of the chunks; the others are computed by one worker each
+  bool alone_ = false;      // one worker computes it all
   std::atomic<size_t> next_{0};
 };
 

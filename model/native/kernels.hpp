@@ -92,6 +92,8 @@ static constexpr size_t attention_scratch(size_t head_dim) {
 
 struct Kernels {
   const char* name;
+  // Multiplications that one thread does faster than another one wakes up.
+  double alone_work;
 
   // out = (values - mean) / std; values and out may have any alignment and are `width` long.
   void (*standardize)(const float* values, const float* mean, const float* std, size_t width,

@@ -8,6 +8,7 @@ namespace tritserve {
 namespace {
 
 constexpr size_t kRows = 32, kPanels = 2;
+constexpr double kAloneWork = 3e8;
 constexpr size_t kFloatRows = 12, kFloatPanels = 2;
 constexpr size_t kTernarySteps = SIZE_MAX / 16 * 8, kBinarySteps = kTernarySteps;
 constexpr size_t kTileHeight = 16, kTileSteps = 16, kTileBytes = 64;

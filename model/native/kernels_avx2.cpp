@@ -8,6 +8,7 @@ namespace tritserve {
 namespace {
 
 constexpr size_t kRows = 6, kPanels = 1;
+constexpr double kAloneWork = 1e8;
 constexpr size_t kFloatRows = 6, kFloatPanels = 1;
 constexpr size_t kTernarySteps = 64, kBinarySteps = 128;
 

@@ -8,6 +8,7 @@ namespace tritserve {
 namespace {
 
 constexpr size_t kRows = 12, kPanels = 2;
+constexpr double kAloneWork = 2e8;
 constexpr size_t kFloatRows = 12, kFloatPanels = 2;
 constexpr size_t kTernarySteps = SIZE_MAX / 16 * 8, kBinarySteps = kTernarySteps;
 

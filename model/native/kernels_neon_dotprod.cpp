@@ -7,6 +7,7 @@ namespace tritserve {
 namespace {
 
 constexpr size_t kRows = 4, kPanels = 1;
+constexpr double kAloneWork = 5e7;
 constexpr size_t kFloatRows = 6, kFloatPanels = 1;
 constexpr size_t kTernarySteps = SIZE_MAX / 16 * 8, kBinarySteps = kTernarySteps;
 constexpr int kParts = 4;  // registers of four lanes

@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,23 +7,10 @@ from model.engine import Engine
 from model.export import ExportError
 from model.reference import Reference
 from model.sequences import SequenceError, Sequences
-from tests.builders import cosines, random_batch, random_packed, torch_embed
-
-CHOICES = {
-    "quantize": ["ternary", "binary"],
-    "activations": ["int8", "float32"],
-    "sub_norm": [False, True],
-    "norm": ["layernorm", "rmsnorm"],
-    "ffn": ["silu", "swiglu"],
-    "positions": ["none", "rope"],
-    "num_key_value_heads": [None, 2],
-    "bias": [True, False],
-    "pooling": ["last", "mean"],
-}
-ALL = [dict(zip(CHOICES, picks, strict=True)) for picks in itertools.product(*CHOICES.values())]
+from tests.builders import SETTINGS, cosines, random_batch, random_packed, torch_embed
 
 
-@pytest.mark.parametrize("options", ALL[::37], ids=lambda o: "-".join(map(str, o.values())))
+@pytest.mark.parametrize("options", SETTINGS[::37], ids=lambda o: "-".join(map(str, o.values())))
 def test_it_computes_what_torch_computes(options, tmp_path):
     model, _ = random_packed(tmp_path / "m", hidden_size=32, **options)
     batch = random_batch([3, 1, 60, 17, 9], 5)

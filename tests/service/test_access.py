@@ -117,7 +117,7 @@ def test_every_line_of_a_request_carries_its_id(engine, configured, monkeypatch)
     def broken(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(EmbeddingService, "embed", broken)
+    monkeypatch.setattr(EmbeddingService, "answer", broken)
 
     async def talk(client):
         await client.post("/embed", json=BODY, headers={"X-Request-ID": "one"})
@@ -163,8 +163,9 @@ def test_probes_are_logged_at_debug_only(engine, configured):
 
 
 def test_the_level_can_be_raised(engine, configured):
-    lines = configured(log_level="warning")
+    lines = configured(log_level="error")
     ask(engine, lambda client: client.get("/info"))
+    logging.getLogger("httpx").warning("odd")
     assert lines() == []
 
 

@@ -183,7 +183,7 @@ def test_a_bug_is_answered_like_every_error(engine, caplog, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("a detail of ours")
 
-    monkeypatch.setattr(EmbeddingService, "embed", broken)
+    monkeypatch.setattr(EmbeddingService, "answer", broken)
 
     async def talk(client):
         answer = await client.post("/embed", json=BODY)

@@ -6,6 +6,6 @@
 #include "attention.inc.hpp"
 
 constexpr Kernels table(const char* name) {
-  return {name,         standardize,    normalize, quantize, matmul,
-          float_matmul, keep_key_value, attend,    mean};
+  return {name,         kAloneWork,     standardize, normalize, quantize, matmul,
+          float_matmul, keep_key_value, attend,      mean};
 }

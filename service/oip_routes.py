@@ -1,0 +1,53 @@
+"""The routes of the Open Inference Protocol, under /v2."""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+
+from service import oip, openapi
+from service.embedding import EmbeddingService
+
+
+def add_oip(app: FastAPI, service: EmbeddingService) -> None:
+    """Adds the protocol's routes to an application."""
+    router = APIRouter(prefix="/v2", responses=openapi.OIP_ERRORS)
+
+    def check_model(name: str, model_version: str | None = None) -> None:
+        oip.check_model(name, service.served.about["name"], model_version)
+
+    @router.get("")
+    async def server() -> dict[str, Any]:
+        return oip.server_metadata(version("tritserve"))
+
+    @router.get("/health/live")
+    async def live() -> dict[str, bool]:
+        service.check_live()
+        return {"live": True}
+
+    @router.get("/health/ready")
+    async def ready() -> dict[str, bool]:
+        service.check_ready()
+        return {"ready": True}
+
+    @router.get("/models/{name}")
+    @router.get("/models/{name}/versions/{model_version}")
+    async def model(name: str, model_version: str | None = None) -> dict[str, Any]:
+        check_model(name, model_version)
+        config = service.served.engine.model.config
+        return oip.model_metadata(name, config.embed_dim, config.hidden_size)
+
+    @router.get("/models/{name}/ready")
+    @router.get("/models/{name}/versions/{model_version}/ready")
+    async def model_ready(name: str, model_version: str | None = None) -> dict[str, Any]:
+        check_model(name, model_version)
+        service.check_ready()
+        return {"name": name, "ready": True}
+
+    @router.post("/models/{name}/infer", **openapi.INFER)
+    @router.post("/models/{name}/versions/{model_version}/infer", **openapi.INFER)
+    async def infer(request: Request, name: str, model_version: str | None = None) -> Response:
+        check_model(name, model_version)
+        return await service.answer(request, oip.InferForm(request.headers))
+
+    app.include_router(router)

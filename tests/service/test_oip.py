@@ -1,0 +1,266 @@
+import asyncio
+import gzip
+import json
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.errors import ServiceError
+from service.oip import BINARY, HEADER_LENGTH, InferForm
+from service.wire import Limits
+from tests.builders import random_batch
+from tests.service.live import ask
+
+BATCH = random_batch([1, 9, 4], 3)
+LIMITS = Limits(embed_dim=3, max_timesteps=9, max_sequences=50)
+INFER = "/v2/models/random/infer"
+
+
+def json_inputs(batch=BATCH):
+    return [
+        {
+            "name": "values",
+            "shape": list(batch.values.shape),
+            "datatype": "FP32",
+            "data": batch.values.ravel().tolist(),
+        },
+        {
+            "name": "lengths",
+            "shape": [len(batch)],
+            "datatype": "INT64",
+            "data": batch.lengths.tolist(),
+        },
+    ]
+
+
+def binary_request(batch=BATCH, **extra):
+    blobs = [batch.values.tobytes(), batch.lengths.tobytes()]
+    inputs = json_inputs(batch)
+    for given_input, blob in zip(inputs, blobs, strict=True):
+        del given_input["data"]
+        given_input["parameters"] = {"binary_data_size": len(blob)}
+    text = json.dumps({"inputs": inputs, **extra}).encode()
+    headers = {HEADER_LENGTH: str(len(text)), "Content-Type": BINARY}
+    return text + b"".join(blobs), headers
+
+
+def expected(engine):
+    return engine.embed(BATCH.values, BATCH.lengths)
+
+
+def test_json_in_and_out(engine):
+    async def talk(client):
+        request = {"id": "42", "inputs": json_inputs()}
+        answer = await client.post(INFER, json=request)
+        content = answer.json()
+        assert (content["id"], content["model_name"], content["model_version"]) == (
+            "42",
+            "random",
+            "1",
+        )
+        (output,) = content["outputs"]
+        assert (output["name"], output["datatype"], output["shape"]) == (
+            "embeddings",
+            "FP32",
+            [3, 16],
+        )
+        assert np.array(output["data"], np.float32).tobytes() == expected(engine).tobytes()
+
+    ask(engine, talk)
+
+
+def test_binary_in_and_out(engine):
+    async def talk(client):
+        body, headers = binary_request(parameters={"binary_data_output": True})
+        answer = await client.post(INFER, content=body, headers=headers)
+        assert answer.headers["content-type"] == BINARY
+        size = int(answer.headers[HEADER_LENGTH])
+        head = json.loads(answer.content[:size])
+        blob = answer.content[size:]
+        assert head["outputs"][0]["parameters"] == {"binary_data_size": len(blob)}
+        assert "id" not in head
+        assert blob == expected(engine).tobytes()
+
+    ask(engine, talk)
+
+
+def test_a_dense_batch_needs_no_lengths_and_outputs_choose_their_form(engine):
+    dense = random_batch([5, 5], 3)
+    values = {"name": "values", "shape": [2, 5, 3], "datatype": "FP64"}
+    values["data"] = dense.values.reshape(2, 5, 3).tolist()
+
+    async def talk(client):
+        request = {
+            "inputs": [values],
+            "parameters": {"precision": "int8", "normalize": True},
+            "outputs": [
+                {"name": "scales"},
+                {"name": "embeddings", "parameters": {"binary_data": True}},
+            ],
+        }
+        answer = await client.post(INFER, json=request)
+        size = int(answer.headers[HEADER_LENGTH])
+        scales, embeddings = json.loads(answer.content[:size])["outputs"]
+        assert (embeddings["datatype"], embeddings["shape"]) == ("INT8", [2, 16])
+        rows = np.frombuffer(answer.content[size:], np.int8).reshape(2, 16)
+        numbers = rows * np.array(scales["data"])[:, None]
+        np.testing.assert_allclose(np.linalg.norm(numbers, axis=1), 1, atol=0.01)
+
+    ask(engine, talk)
+
+
+def test_metadata_and_health(engine):
+    async def talk(client):
+        server = (await client.get("/v2")).json()
+        assert server["name"] == "tritserve"
+        assert server["extensions"] == ["binary_tensor_data"]
+        for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/random/ready"):
+            assert (await client.get(path)).status_code == 200
+        for path in ("/v2/models/random", "/v2/models/random/versions/1"):
+            metadata = (await client.get(path)).json()
+            assert metadata["inputs"][0] == {
+                "name": "values",
+                "datatype": "FP32",
+                "shape": [-1, 3],
+            }
+            assert metadata["outputs"][0]["shape"] == [-1, 16]
+        for path in ("/v2/models/other", "/v2/models/random/versions/2", "/v2/nothing"):
+            answer = await client.get(path)
+            assert answer.status_code == 404
+            assert isinstance(answer.json()["error"], str)
+        answer = await client.get(INFER)
+        assert answer.status_code == 405
+        assert isinstance(answer.json()["error"], str)
+
+    ask(engine, talk)
+
+
+def test_health_is_open_and_the_rest_is_keyed(engine):
+    async def talk(client):
+        assert (await client.get("/v2/health/ready")).status_code == 200
+        answer = await client.post(INFER, json={"inputs": json_inputs()})
+        assert answer.status_code == 401
+        assert isinstance(answer.json()["error"], str)
+
+    ask(engine, talk, api_keys="secret-key")
+
+
+def change(**fields):
+    inputs = json_inputs()
+    inputs[0] |= fields
+    return {"inputs": inputs}
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"inputs": []}, "at least 1 item"),
+        ({}, "inputs: Field required"),
+        ({"inputs": json_inputs()[1:]}, "'values' is missing"),
+        ({"inputs": [json_inputs()[0]] * 2}, "given twice"),
+        (change(name="x"), "'values' or 'lengths'"),
+        (change(datatype="BYTES"), "datatype"),
+        (change(datatype="FP16"), "no JSON form"),
+        (change(shape=[14, 2]), "does not have 42 numbers"),
+        (change(shape=[-14, -3]), "does not have 42 numbers"),
+        (change(shape=[2**62, 2**62]), "does not have 42 numbers"),
+        (change(data=None), "either data or binary_data_size"),
+        (change(data=["1"] * 42), "must be FP32 numbers"),
+        (change(data=[True] * 42), "must be FP32 numbers"),
+        (change(data=[[1.0], 2.0]), "ragged"),
+        (change(data=[1e39] * 42), "must be finite float32"),
+        (change(extra=1), "extra"),
+        ({"inputs": json_inputs(), "parameters": {"speed": 1}}, "speed"),
+        ({"inputs": json_inputs(), "outputs": [{"name": "logits"}]}, "'embeddings' or 'scales'"),
+        ({"inputs": json_inputs(), "outputs": [{"name": "scales"}]}, "precision int8 only"),
+        ({"inputs": json_inputs(), "parameters": {"precision": "float16"}}, "no JSON form"),
+        ({"inputs": json_inputs(random_batch([10], 3))}, "sequence 0 has 10 timesteps"),
+    ],
+)
+def test_what_does_not_fit_is_an_error_that_says_so(engine, request_, message):
+    async def talk(client):
+        answer = await client.post(INFER, json=request_)
+        assert answer.status_code == 422, answer.text
+        assert message in answer.json()["error"]
+
+    ask(engine, talk)
+
+
+@pytest.mark.parametrize(
+    ("cut", "header", "message"),
+    [
+        (-1, None, "cut off"),
+        (None, "99999999", "must be at most"),
+        (None, "x", "must be at most"),
+        (None, "5", "not JSON"),
+    ],
+)
+def test_bodies_that_lie_about_their_parts(engine, cut, header, message):
+    body, headers = binary_request()
+
+    async def talk(client):
+        changed = headers | ({HEADER_LENGTH: header} if header else {})
+        answer = await client.post(INFER, content=body[:cut], headers=changed)
+        assert answer.status_code == 400, answer.text
+        assert message in answer.json()["error"]
+        answer = await client.post(INFER, content=body + b"xyz", headers=headers)
+        assert "bytes follow the JSON" in answer.json()["error"]
+
+    ask(engine, talk)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_damaged_bodies_are_read_or_refused(data):
+    good, headers = binary_request()
+    body = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 5))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    headers = {key.lower(): value for key, value in headers.items()}
+    try:
+        request = InferForm(headers).decode(bytes(body), LIMITS)
+    except ServiceError as error:
+        assert error.status in {400, 422}
+    else:
+        assert np.isfinite(request.sequences.values).all()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
+)
+def test_compressed_bodies_are_read_up_to_the_limit(engine, encoding, compress):
+    async def talk(client):
+        body, headers = binary_request()
+        headers |= {"Content-Encoding": encoding}
+        answer = await client.post(INFER, content=compress(body), headers=headers)
+        assert answer.status_code == 200
+        plain = {"Content-Type": "application/json", "Content-Encoding": encoding}
+        small = compress(json.dumps({"sequences": [[[0.0] * 3]]}).encode())
+        assert (await client.post("/embed", content=small, headers=plain)).status_code == 200
+
+        bomb = compress(b" " * 50_000_000)
+        assert len(bomb) < 100_000
+        answer = await client.post("/embed", content=bomb, headers=plain)
+        assert answer.status_code == 413
+        for damaged in (b"x" + small, small[:-4], small + b"x"):
+            answer = await client.post("/embed", content=damaged, headers=plain)
+            assert answer.status_code == 400
+        plain["Content-Encoding"] = "br"
+        assert (await client.post("/embed", content=small, headers=plain)).status_code == 415
+
+    ask(engine, talk, max_body_bytes=100_000)
+
+
+def test_the_answer_is_that_of_embed(engine):
+    async def talk(client):
+        parts = {"sequences": [part.tolist() for part in BATCH.split()]}
+        ours, theirs = await asyncio.gather(
+            client.post("/embed", json=parts), client.post(INFER, json={"inputs": json_inputs()})
+        )
+        flat = [number for row in ours.json()["embeddings"] for number in row]
+        assert flat == theirs.json()["outputs"][0]["data"]
+
+    ask(engine, talk)
