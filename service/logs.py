@@ -21,7 +21,7 @@ from service.settings import Settings
 
 def configure(settings: Settings) -> None:
     """Sets up logging for this process, on its standard error."""
-    level = settings.log_level.upper()
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     console = settings.log_format == "console" or (
         settings.log_format == "auto" and sys.stderr.isatty()
     )
@@ -44,7 +44,7 @@ def configure(settings: Settings) -> None:
     ]
     structlog.configure(
         processors=[*common, *direct],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=factory,
     )
     formatter = {
@@ -59,7 +59,7 @@ def configure(settings: Settings) -> None:
             "formatters": {"line": formatter},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
             # Other libraries log each of their requests at info.
-            "root": {"handlers": ["stderr"], "level": "WARNING"},
+            "root": {"handlers": ["stderr"], "level": max(level, logging.WARNING)},
             "loggers": {name: {"level": level} for name in ("tritserve", "uvicorn")},
         }
     )

@@ -13,6 +13,7 @@ _EMBED_ERRORS: tuple[type[errors.ServiceError], ...] = (
     errors.NotAcceptableError,
     errors.SlowBodyError,
     errors.BodyTooLargeError,
+    errors.HeadersTooLargeError,
     errors.UnsupportedMediaTypeError,
     errors.InvalidError,
     errors.QueueFullError,
@@ -166,7 +167,14 @@ INFER: dict[str, Any] = {
         }
     },
 }
-INFO: dict[str, Any] = {"summary": "The model, its configuration and the limits"}
+_ON_EVERY_PATH = {
+    error.status: _error(error) for error in (errors.UnauthorizedError, errors.HeadersTooLargeError)
+}
+
+INFO: dict[str, Any] = {
+    "summary": "The model, its configuration and the limits",
+    "responses": _ON_EVERY_PATH,
+}
 LIVE: dict[str, Any] = {
     "summary": "Whether the process works; if not, restart it",
     "responses": {503: _error(errors.UnavailableError)},
@@ -182,5 +190,8 @@ READY: dict[str, Any] = {
 }
 METRICS: dict[str, Any] = {
     "summary": "Metrics for Prometheus",
-    "responses": {200: {"description": "Metrics.", "content": {"text/plain": {}}}},
+    "responses": {
+        200: {"description": "Metrics.", "content": {"text/plain": {}}},
+        **_ON_EVERY_PATH,
+    },
 }

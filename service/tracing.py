@@ -137,11 +137,10 @@ class Traced:
                     message["headers"] = [*message["headers"], (b"traceresponse", response)]
                 await send(message)
 
-            active = _tracer.set(self._tracer)
+            _tracer.set(self._tracer)
             try:
                 await self.app(scope, receive, answer)
             finally:
-                _tracer.reset(active)
                 route = route_of(scope)
                 if route is not None:
                     span.update_name(f"{scope['method']} {route}")

@@ -353,8 +353,11 @@ def test_the_api_is_described(engine):
         embed = api["paths"]["/embed"]["post"]
         assert set(embed["requestBody"]["content"]) == {JSON, NPY, SAFETENSORS}
         assert set(embed["responses"]["200"]["content"]) == {JSON, NPY, SAFETENSORS}
-        declared = {"200", "400", "401", "406", "408", "413", "415", "422", "429", "503", "504"}
+        declared = {"200", "400", "401", "406", "408", "413", "415", "422", "429"}
+        declared |= {"431", "503", "504"}
         assert set(embed["responses"]) == declared
+        for path in ("/info", "/metrics"):
+            assert set(api["paths"][path]["get"]["responses"]) == {"200", "401", "431"}
         example = embed["requestBody"]["content"][JSON]["example"]
         assert set(example) == {"sequences"}
         # What the page at /docs would send without being asked to.
