@@ -133,6 +133,8 @@ std::vector<std::string> supported() {
 
 NB_MODULE(_native, m) {
   using namespace tritserve;
+  // A server ends while its engine is still referred to; that is no leak worth a line in its log.
+  nb::set_leak_warnings(false);
   m.def("supported", &supported);
   nb::class_<Encoder>(m, "Encoder")
       .def(
