@@ -15,13 +15,12 @@ from fastapi import Request, Response
 from model.engine import Engine
 from model.packed import PackedFileError
 from model.sequences import Sequences
-from service import oip
 from service.body import BodyBudget, Lease, read_body, while_connected
 from service.compression import decompress
 from service.errors import InvalidError, UnavailableError
 from service.forms import Form
 from service.jobs import Result
-from service.media import BINARY_TYPES
+from service.media import BINARY_TYPES, OCTETS
 from service.metrics import Metrics
 from service.options import finish, truncate
 from service.served import ServedModel, load_engine
@@ -34,7 +33,7 @@ from service.wire import EmbedAnswer, EmbedRequest
 INLINE_JSON_BYTES = 64 * 1024
 INLINE_BINARY_BYTES = 2 * 1024 * 1024
 
-INLINE_TYPES = (*BINARY_TYPES, oip.BINARY)
+INLINE_TYPES = (*BINARY_TYPES, OCTETS)
 
 T = TypeVar("T")
 

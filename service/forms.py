@@ -14,11 +14,14 @@ class Form(Protocol):
 
     Attributes:
         content_type: of the request.
-        answer_type: of the answer, as far as is known beforehand.
+        answer_type: of the answer; asked for once the request is decoded.
     """
 
-    content_type: str | None
-    answer_type: str
+    @property
+    def content_type(self) -> str | None: ...
+
+    @property
+    def answer_type(self) -> str: ...
 
     def decode(self, body: bytes, limits: Limits) -> EmbedRequest:
         """Reads and checks the request; raises ServiceError."""

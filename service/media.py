@@ -5,6 +5,7 @@ from service.errors import NotAcceptableError
 JSON = "application/json"
 NPY = "application/x-npy"
 SAFETENSORS = "application/vnd.safetensors"
+OCTETS = "application/octet-stream"
 BINARY_TYPES = (NPY, SAFETENSORS)
 MEDIA_TYPES = (JSON, *BINARY_TYPES)
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
-from service import oip, openapi
+from service import openapi, tensors
 from service.embedding import EmbeddingService
+from service.oip import InferForm
 
 
 def add_oip(app: FastAPI, service: EmbeddingService) -> None:
@@ -14,11 +15,11 @@ def add_oip(app: FastAPI, service: EmbeddingService) -> None:
     router = APIRouter(prefix="/v2", responses=openapi.OIP_ERRORS)
 
     def check_model(name: str, model_version: str | None = None) -> None:
-        oip.check_model(name, service.served.about["name"], model_version)
+        tensors.check_model(name, service.served.about["name"], model_version)
 
     @router.get("")
     async def server() -> dict[str, Any]:
-        return oip.server_metadata(version("tritserve"))
+        return tensors.server_metadata(version("tritserve"))
 
     @router.get("/health/live")
     async def live() -> dict[str, bool]:
@@ -35,7 +36,7 @@ def add_oip(app: FastAPI, service: EmbeddingService) -> None:
     async def model(name: str, model_version: str | None = None) -> dict[str, Any]:
         check_model(name, model_version)
         config = service.served.engine.model.config
-        return oip.model_metadata(name, config.embed_dim, config.hidden_size)
+        return tensors.model_metadata(name, config.embed_dim, config.hidden_size)
 
     @router.get("/models/{name}/ready")
     @router.get("/models/{name}/versions/{model_version}/ready")
@@ -48,6 +49,6 @@ def add_oip(app: FastAPI, service: EmbeddingService) -> None:
     @router.post("/models/{name}/versions/{model_version}/infer", **openapi.INFER)
     async def infer(request: Request, name: str, model_version: str | None = None) -> Response:
         check_model(name, model_version)
-        return await service.answer(request, oip.InferForm(request.headers))
+        return await service.answer(request, InferForm(request.headers))
 
     app.include_router(router)

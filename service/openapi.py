@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from service import errors, oip
+from service import errors
 from service.json_body import EmbedBody
-from service.media import JSON, NPY, SAFETENSORS
+from service.media import JSON, NPY, OCTETS, SAFETENSORS
 from service.options import Options
 
 _EMBED_ERRORS: tuple[type[errors.ServiceError], ...] = (
@@ -156,14 +156,14 @@ INFER: dict[str, Any] = {
     "responses": {
         200: {
             "description": "JSON, or JSON followed by the bytes of tensors.",
-            "content": {JSON: {"schema": {"type": "object"}}, oip.BINARY: _BINARY},
+            "content": {JSON: {"schema": {"type": "object"}}, OCTETS: _BINARY},
         },
         **{error.status: _oip_error(error) for error in _EMBED_ERRORS},
     },
     "openapi_extra": {
         "requestBody": {
             "required": True,
-            "content": {JSON: {"schema": {"type": "object"}}, oip.BINARY: _BINARY},
+            "content": {JSON: {"schema": {"type": "object"}}, OCTETS: _BINARY},
         }
     },
 }

@@ -1,6 +1,7 @@
 import asyncio
 import gzip
 import json
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import ServiceError
-from service.oip import BINARY, HEADER_LENGTH, InferForm
+from service.errors import InvalidError, ServiceError
+from service.media import OCTETS as BINARY
+from service.oip import HEADER_LENGTH, InferForm
 from service.wire import Limits
 from tests.builders import random_batch
 from tests.service.live import ask
@@ -170,12 +172,14 @@ def change(**fields):
         (change(data=None), "either data or binary_data_size"),
         (change(data=["1"] * 42), "must be FP32 numbers"),
         (change(data=[True] * 42), "must be FP32 numbers"),
-        (change(data=[[1.0], 2.0]), "ragged"),
+        (change(data=[[1.0], 2.0]), "not nested as its shape"),
         (change(data=[1e39] * 42), "must be finite float32"),
         (change(extra=1), "extra"),
         ({"inputs": json_inputs(), "parameters": {"speed": 1}}, "speed"),
         ({"inputs": json_inputs(), "outputs": [{"name": "logits"}]}, "'embeddings' or 'scales'"),
         ({"inputs": json_inputs(), "outputs": [{"name": "scales"}]}, "precision int8 only"),
+        ({"inputs": json_inputs(), "outputs": [{"name": "embeddings"}] * 2}, "given twice"),
+        (change(data=[10**400] * 42), "out of range"),
         ({"inputs": json_inputs(), "parameters": {"precision": "float16"}}, "no JSON form"),
         ({"inputs": json_inputs(random_batch([10], 3))}, "sequence 0 has 10 timesteps"),
     ],
@@ -264,3 +268,54 @@ def test_the_answer_is_that_of_embed(engine):
         assert flat == theirs.json()["outputs"][0]["data"]
 
     ask(engine, talk)
+
+
+def test_data_is_flat_or_nested_as_its_shape_says(engine):
+    nested = {"data": BATCH.values.tolist()}
+
+    async def talk(client):
+        answer = await client.post(INFER, json=change(**nested))
+        got = np.array(answer.json()["outputs"][0]["data"], np.float32)
+        assert got.tobytes() == expected(engine).tobytes()
+        for data in ([nested["data"]], nested["data"][:-1], [[1.0]] * 42, [[True] * 3] * 14):
+            answer = await client.post(INFER, json=change(data=data))
+            assert answer.status_code == 422
+
+    ask(engine, talk)
+
+
+def test_text_in_place_of_numbers_takes_no_memory():
+    """An array of text has room for the longest one in every place."""
+    request = change(data=["x" * 1_000_000] + [""] * 100_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidError, match="must be FP32 numbers"):
+            InferForm({}).decode(json.dumps(request).encode(), LIMITS)
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
+
+
+numbers = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=3))
+json_data = st.recursive(numbers, lambda inner: st.lists(inner, max_size=6), max_leaves=30)
+
+
+@settings(max_examples=300)
+@given(
+    data=json_data,
+    shape=st.lists(st.integers(-2, 2**70) | st.integers(1, 3), max_size=4),
+    datatype=st.sampled_from(["FP16", "FP32", "FP64", "INT32", "INT64", "BOOL"]),
+    name=st.sampled_from(["values", "lengths"]),
+    size=st.none() | st.integers(-1, 2**70),
+)
+def test_any_input_is_read_or_refused(data, shape, datatype, name, size):
+    tensor = {"name": name, "data": data, "shape": shape, "datatype": datatype}
+    if size is not None:
+        tensor["parameters"] = {"binary_data_size": size}
+    inputs = [*(given for given in json_inputs() if given["name"] != name), tensor]
+    try:
+        request = InferForm({}).decode(json.dumps({"inputs": inputs}).encode(), LIMITS)
+    except ServiceError as error:
+        assert error.status in {400, 422}
+    else:
+        assert np.isfinite(request.sequences.values).all()
