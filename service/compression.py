@@ -8,7 +8,7 @@ from service.errors import BodyTooLargeError, UnparseableError, UnsupportedMedia
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-def decompress(body: bytes, encoding: str | None, limit: int) -> bytes:
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     """A body as it was before `Content-Encoding`, never more than `limit` bytes of it.
 
     Raises:
@@ -16,7 +16,7 @@ def decompress(body: bytes, encoding: str | None, limit: int) -> bytes:
         UnparseableError: the body is not of that encoding, or not complete.
         BodyTooLargeError: there are more than `limit` bytes.
     """
-    name = (encoding or "identity").strip().lower()
+    name = encoding.strip().lower()
     if name == "identity":
         return body
     if name not in _WINDOWS:

@@ -6,8 +6,9 @@ decode -> submit -> encode
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -38,6 +39,10 @@ INLINE_TYPES = (*BINARY_TYPES, OCTETS)
 T = TypeVar("T")
 
 log = logging.getLogger("tritserve")
+
+
+async def _wait(work: Coroutine[Any, Any, Result]) -> Result:
+    return await work
 
 
 class EmbeddingService:
@@ -141,30 +146,66 @@ class EmbeddingService:
     def _admitted(self, what: str) -> int:
         return sum(getattr(served.batcher, what) for served in (self.served, *self._retiring))
 
-    async def answer(self, request: Request, form: Form) -> Response:
-        """One request for embeddings, written in a form."""
+    @contextmanager
+    def accept(self) -> Iterator[tuple[ServedModel, Lease]]:
+        """For the time of one request, from before its body is read until its answer.
+
+        Raises:
+            UnavailableError: no requests are answered now.
+        """
         if not (self.draining and not self._refusing):
             self.check_ready()
         with self.served.in_use() as served, self._bodies.lease() as lease:
-            return await self._answer(request, form, served, lease)
+            yield served, lease
 
-    async def _answer(
-        self, request: Request, form: Form, served: ServedModel, lease: Lease
-    ) -> Response:
-        received = time.monotonic()
-        deadline = read_deadline(request, received)
-        limit, seconds = self.settings.max_body_bytes, self.settings.body_seconds
-        body = await read_body(request, limit, seconds, lease)
-        encoding = request.headers.get("content-encoding")
+    async def answer(self, request: Request, form: Form) -> Response:
+        """One request for embeddings over HTTP, written in a form."""
+        with self.accept() as (served, lease):
+            received = time.monotonic()
+            deadline = read_deadline(request, received)
+            limit, seconds = self.settings.max_body_bytes, self.settings.body_seconds
+            body = await read_body(request, limit, seconds, lease)
+            encoding = request.headers.get("content-encoding")
+            if encoding is not None:
+                # In a thread, for a few bytes may become very many.
+                packed, body = body, await asyncio.to_thread(decompress, body, encoding, limit)
+                lease.grow(max(0, len(body) - len(packed)))
+            content, headers = await self.embed(
+                body, form, served, received, deadline, partial(while_connected, request)
+            )
+        return Response(content, headers=headers)
+
+    async def embed(
+        self,
+        body: bytes,
+        form: Form,
+        served: ServedModel,
+        received: float,
+        deadline: float | None,
+        wait: Callable[[Coroutine[Any, Any, Result]], Awaitable[Result]] = _wait,
+    ) -> tuple[bytes, dict[str, str]]:
+        """The answer to a body, whatever brought it here.
+
+        Args:
+            body: written in the form.
+            form: reads the body and writes the answer.
+            served: the model, as `accept` gave it.
+            received: when the request came, on the clock of `time.monotonic`.
+            deadline: on the same clock; after it, nothing is computed.
+            wait: awaits the computation, for as long as somebody wants the answer.
+
+        Returns:
+            The answer's body and headers.
+        """
 
         def decode() -> tuple[EmbedRequest, Sequences, list[int]]:
-            asked = form.decode(decompress(body, encoding, limit), served.limits)
+            asked = form.decode(body, served.limits)
             max_timesteps = served.limits.max_timesteps
             return asked, *truncate(asked.sequences, asked.options.overlong, max_timesteps)
 
         with stage("decode"):
             asked, sequences, truncated = await _aside(len(body), form.content_type, decode)
-        result = await while_connected(request, served.compute(sequences, deadline))
+        result = await wait(served.compute(sequences, deadline))
 
         def encode() -> tuple[bytes, dict[str, str]]:
             start = time.monotonic()
@@ -180,9 +221,9 @@ class EmbeddingService:
             return encoded
 
         with stage("encode"):
-            content, headers = await _aside(result.rows.nbytes, form.answer_type, encode)
+            encoded = await _aside(result.rows.nbytes, form.answer_type, encode)
         self.metrics.timesteps.inc(len(sequences.values))
-        return Response(content, headers=headers)
+        return encoded
 
 
 def _timing(result: Result, total: float) -> dict[str, float]:
