@@ -57,7 +57,7 @@ class AccessLog:
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        request_id = _name(scope["headers"])
+        request_id = name_request(scope["headers"])
         status: int | None = None
         bytes_in = bytes_out = 0
 
@@ -94,7 +94,7 @@ class AccessLog:
                 asyncio.get_running_loop().call_soon(write)
 
 
-def _name(headers: list[tuple[bytes, bytes]]) -> bytes:
+def name_request(headers: list[tuple[bytes, bytes]]) -> bytes:
     """Begins the notes of a request with its ids; returns the request id."""
     given = dict(headers)
     request_id = given.get(b"x-request-id", b"")

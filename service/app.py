@@ -14,15 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.engine import Engine
 from model.packed import PackedFileError
-from service import openapi
+from service import grpc_extra, openapi
 from service.access import AccessLog
 from service.answers import error_answer
 from service.bugs import CatchBugs
 from service.docs import add_docs
 from service.embedding import EmbeddingService
 from service.errors import (
-    ClientGoneError,
-    QueueFullError,
     ReloadError,
     ServiceError,
     UnauthorizedError,
@@ -56,17 +54,20 @@ def create_app(
     settings: Settings, engine: Engine, traces: "TracerProvider | None" = None
 ) -> FastAPI:
     """The application around a loaded engine; `traces` is where spans go, if anywhere."""
-    metrics = Metrics((*ROUTES, "other"), openapi.STATUSES)
+    grpc_extra.check(settings)
+    routes = (*ROUTES, "other", *grpc_extra.routes(settings))
+    metrics = Metrics(routes, openapi.STATUSES)
     service = EmbeddingService(settings, engine, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
-        try:
-            yield
-        finally:
-            if not service.draining:
-                await service.finish()
+        async with grpc_extra.serving(service):
+            try:
+                yield
+            finally:
+                if not service.draining:
+                    await service.finish()
 
     app = FastAPI(
         title="tritserve",
@@ -154,19 +155,12 @@ class _RequestMetrics:
 
         async def count(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._count(route, message["status"])
+                self.metrics.count_answer(route, message["status"])
             await send(message)
 
         start = time.perf_counter()
         await self.app(scope, receive, count)
         self.metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
-
-    def _count(self, route: str, status: int) -> None:
-        self.metrics.requests.labels(route, str(status)).inc()
-        if status == QueueFullError.status:
-            self.metrics.rejected.inc()
-        elif status == ClientGoneError.status:
-            self.metrics.cancelled.inc()
 
 
 async def _answer_error(request: Request, error: Exception) -> JSONResponse:

@@ -65,7 +65,7 @@ def _decode_in_pieces(
     if pieces is None:
         return None
     try:
-        options = EmbedBody.model_validate_json(check_size(pieces[0]))
+        options = EmbedBody.model_validate_json(_check_size(pieces[0]))
     except ValidationError:
         return None
     parts: list[Sequences] = []
@@ -82,7 +82,7 @@ def _decode_in_pieces(
 
 def _parse_body(body: bytes) -> EmbedBody:
     try:
-        return EmbedBody.model_validate_json(check_size(body))
+        return EmbedBody.model_validate_json(_check_size(body))
     except ValidationError as error:
         detail = _first(error)
         place = detail["loc"]
@@ -93,7 +93,7 @@ def _parse_body(body: bytes) -> EmbedBody:
 
 def _parse_piece(piece: bytes, first_row: int) -> list[list[list[float]]]:
     try:
-        return _PIECE.validate_json(check_size(piece))
+        return _PIECE.validate_json(_check_size(piece))
     except ValidationError as error:
         detail = _first(error)
         if detail["type"] == "json_invalid":
@@ -103,16 +103,11 @@ def _parse_piece(piece: bytes, first_row: int) -> list[list[list[float]]]:
         raise _wrong_sequence(detail, detail["loc"], first_row) from error
 
 
-def check_size(text: bytes) -> bytes:
-    """Returns JSON text, unless parsing it in one call would hold up the interpreter.
-
-    Raises:
-        InvalidError: it has too many values.
-    """
+def _check_size(text: bytes) -> bytes:
     if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_VALUES:
         raise InvalidError(
             f"the body holds a sequence, or something else, of more than {MAX_VALUES} values; "
-            "send it in a binary form"
+            "send it as npy or safetensors"
         )
     return text
 

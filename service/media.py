@@ -6,6 +6,7 @@ JSON = "application/json"
 NPY = "application/x-npy"
 SAFETENSORS = "application/vnd.safetensors"
 OCTETS = "application/octet-stream"
+PROTOBUF = "application/protobuf"
 BINARY_TYPES = (NPY, SAFETENSORS)
 MEDIA_TYPES = (JSON, *BINARY_TYPES)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from service.batcher import BatchReport
+from service.errors import ClientGoneError, QueueFullError
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 REQUEST_SECONDS = (*SECONDS, 10, 30)
@@ -122,6 +123,14 @@ class Metrics:
         """Says which model is served: its `name`, `revision` and `kernel`."""
         self.model_info.clear()
         self.model_info.labels(**labels).set(1)
+
+    def count_answer(self, route: str, status: int) -> None:
+        """Records how one request was answered."""
+        self.requests.labels(route, str(status)).inc()
+        if status == QueueFullError.status:
+            self.rejected.inc()
+        elif status == ClientGoneError.status:
+            self.cancelled.inc()
 
     def count_batch(self, report: BatchReport) -> None:
         """Records one call of the engine."""

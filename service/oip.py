@@ -12,17 +12,15 @@ binary data extension.
 """
 
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any, Literal
 
-import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.errors import explain
 from service.errors import InvalidError, UnparseableError
-from service.json_body import check_size
 from service.media import JSON, OCTETS
+from service.oip_json import cut_data, read_numbers
 from service.options import Options
 from service.tensors import (
     DATATYPES,
@@ -55,6 +53,7 @@ class _Input(_Message):
     shape: list[int] = Field(min_length=1, max_length=3)
     datatype: Literal["FP16", "FP32", "FP64", "INT32", "INT64"]
     parameters: _InputParameters = _InputParameters()
+    # Where its numbers were cut out, their place.
     data: list[Any] | None = None
 
 
@@ -109,12 +108,14 @@ class InferForm:
             InvalidError: the JSON or a tensor is wrong.
         """
         json_bytes = self._json_length(body)
-        request = _parse(body[:json_bytes])
+        rest, lists = cut_data(body[:json_bytes])
+        request = _parse(rest)
         fields = request.parameters.model_dump(exclude={"binary_data_output"})
         options = Options.model_validate(fields)
         self._id = request.id
         self._outputs = _choose_outputs(request, options)
-        return to_request(_read_tensors(request.inputs, body[json_bytes:]), options, limits)
+        tensors = _read_tensors(request.inputs, dict(enumerate(lists)), body[json_bytes:])
+        return to_request(tensors, options, limits)
 
     def encode(self, answer: EmbedAnswer) -> tuple[bytes, dict[str, str]]:
         """The answer's body and headers."""
@@ -159,7 +160,7 @@ class InferForm:
 
 def _parse(text: bytes) -> _Request:
     try:
-        return _Request.model_validate_json(check_size(text))
+        return _Request.model_validate_json(text)
     except ValidationError as error:
         if error.errors(include_input=False)[0]["type"] == "json_invalid":
             raise UnparseableError(f"the request is not JSON: {explain(error)}") from error
@@ -179,7 +180,14 @@ def _choose_outputs(request: _Request, options: Options) -> dict[str, bool]:
     return chosen
 
 
-def _read_tensors(inputs: list[_Input], tail: bytes) -> dict[str, Array]:
+def _take(lists: dict[int, bytes], given: _Input) -> bytes:
+    match given.data:
+        case [int(place)] if place in lists:
+            return lists.pop(place)
+    raise InvalidError(f"input '{given.name}': data must be {given.datatype} numbers")
+
+
+def _read_tensors(inputs: list[_Input], lists: dict[int, bytes], tail: bytes) -> dict[str, Array]:
     check_unique("input", [given.name for given in inputs])
     tensors: dict[str, Array] = {}
     at = 0
@@ -192,30 +200,14 @@ def _read_tensors(inputs: list[_Input], tail: bytes) -> dict[str, Array]:
             tensors[given.name] = from_bytes(*described, tail[at : at + size])
             at += size
         elif size is None and given.data is not None:
-            tensors[given.name] = from_numbers(*described, _read_data(given, given.data))
+            if given.datatype == "FP16":
+                raise InvalidError("FP16 has no JSON form; send it as binary data")
+            numbers = read_numbers(*described, _take(lists, given))
+            tensors[given.name] = from_numbers(*described, numbers)
         else:
             raise InvalidError(f"input '{given.name}' needs either data or binary_data_size")
+    if lists:
+        raise InvalidError("a list of numbers belongs to no input: a key 'data' is there twice")
     if at != len(tail):
         raise UnparseableError(f"{len(tail)} bytes follow the JSON, the inputs tell of {at}")
     return tensors
-
-
-def _read_data(given: _Input, data: list[Any]) -> Array:
-    """Numbers that stand in JSON one after the other, or nested as the input's shape says."""
-    if given.datatype == "FP16":
-        raise InvalidError("FP16 has no JSON form; send it as binary data")
-    numbers = data
-    if data and isinstance(data[0], list):
-        for size in given.shape[1:]:
-            if not all(isinstance(part, list) and len(part) == size for part in numbers):
-                raise InvalidError(
-                    f"input '{given.name}': data is not nested as its shape {given.shape} says"
-                )
-            numbers = list(chain.from_iterable(numbers))
-    is_float = given.datatype.startswith("FP")
-    if not set(map(type, numbers)) <= ({int, float} if is_float else {int}):
-        raise InvalidError(f"input '{given.name}': data must be {given.datatype} numbers")
-    try:
-        return np.array(numbers, np.float64 if is_float else np.int64)
-    except OverflowError as error:
-        raise InvalidError(f"input '{given.name}': a number is out of range: {error}") from error

@@ -18,7 +18,7 @@ from typing import Any
 
 import uvicorn
 
-from service import logs, tracing
+from service import grpc_extra, logs, tracing
 from service.app import create_app
 from service.connections import guarded, tls_options
 from service.embedding import EmbeddingService
@@ -69,6 +69,7 @@ def check(settings: Settings) -> None:
     """Raises SettingsError for what would keep every worker from starting."""
     settings.read_api_keys()
     tls_options(settings)
+    grpc_extra.check(settings)
     if traces := tracing.start(os.environ):
         tracing.finish(traces)
 

@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     """The packed file."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
+    grpc_port: int | None = Field(default=None, ge=1, le=65_535)
+    """Turns on the Open Inference Protocol over gRPC, on a port of its own."""
     workers: int = Field(default=1, ge=1, le=1024)
     """Server processes on the port."""
     threads: int | None = Field(default=None, ge=1, le=1024)

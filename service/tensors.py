@@ -23,6 +23,15 @@ from service.wire import EmbedAnswer, EmbedRequest, Limits, check_request, to_se
 Array = npt.NDArray[Any]
 
 MODEL_VERSION = "1"
+# Over gRPC.
+METHODS = (
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "ModelInfer",
+)
 DTYPES = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "INT32": "<i4", "INT64": "<i8"}
 DATATYPES = {"float16": "FP16", "float32": "FP32", "int8": "INT8", "uint8": "UINT8"}
 
@@ -83,9 +92,9 @@ def _to_sequences(values: Array, lengths: Array | None) -> Sequences:
 
 def check_unique(kind: str, names: list[str]) -> None:
     """Raises InvalidError if a name is there twice."""
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidError(f"the {kind} '{name}' is given twice")
+    if len(set(names)) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise InvalidError(f"the {kind} '{name}' is given twice")
 
 
 def choose_outputs(wanted: list[str], options: Options) -> list[str]:

@@ -1,68 +1,307 @@
-"""An unmodified Triton client against a real server process."""
+"""Unmodified Triton clients, over HTTP and gRPC, against a real server process."""
+
+import asyncio
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import tritonclient.grpc
+import tritonclient.grpc.aio
+import tritonclient.http
+import tritonclient.http.aio
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import InferenceServerException
 
 from model.data import load
 from model.engine import Engine
 from model.pretrained import DEFAULT_MODEL
-from tests.builders import DATA
+from service import grpc_messages
+from tests.builders import DATA, random_packed
 from tests.end_to_end.server import serving
+from tests.end_to_end.test_connections import certificate
+from tests.end_to_end.test_life import SLOW, large_batch, queued, wait_for
 
-httpclient = pytest.importorskip("tritonclient.http")
+MODEL = "japanese-vowels"
+HTTP, GRPC = tritonclient.http, tritonclient.grpc
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    with serving(log=tmp_path_factory.mktemp("triton") / "log") as (url, _):
-        connected = httpclient.InferenceServerClient(url.removeprefix("http://"))
+def addresses(tmp_path_factory):
+    """Where a server answers, for each client library."""
+    port = free_port()
+    environment = {"TRITSERVE_GRPC_PORT": str(port)}
+    log = tmp_path_factory.mktemp("triton") / "log"
+    with serving(log=log, environment=environment) as (url, _):
+        yield {HTTP: url.removeprefix("http://"), GRPC: f"127.0.0.1:{port}"}
+
+
+@pytest.fixture(params=[HTTP, GRPC], ids=["http", "grpc"])
+def client(request, addresses):
+    with request.param.InferenceServerClient(addresses[request.param]) as connected:
+        connected.library = request.param
         yield connected
-        connected.close()
 
 
-def inputs(sequences, binary):
+@pytest.fixture(scope="module")
+def sequences():
+    return load(DATA / "JapaneseVowels.npz", "test").sequences.select(np.arange(40))
+
+
+@pytest.fixture(scope="module")
+def expected(sequences):
+    return Engine.load(DEFAULT_MODEL).embed(sequences.values, sequences.lengths)
+
+
+def inputs(library, sequences, **form):
     made = []
     for name, array, datatype in [
         ("values", sequences.values, "FP32"),
         ("lengths", sequences.lengths, "INT64"),
     ]:
-        made.append(httpclient.InferInput(name, list(array.shape), datatype))
-        made[-1].set_data_from_numpy(array, binary_data=binary)
+        made.append(library.InferInput(name, list(array.shape), datatype))
+        made[-1].set_data_from_numpy(array, **form)
     return made
 
 
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
 @pytest.mark.parametrize("binary", [True, False])
-def test_it_infers(client, binary, compression):
-    sequences = load(DATA / "JapaneseVowels.npz", "test").sequences.select(np.arange(40))
-    outputs = [httpclient.InferRequestedOutput("embeddings", binary_data=binary)]
-    for asked in (outputs, None):
-        result = client.infer(
-            "japanese-vowels",
-            inputs(sequences, binary),
-            outputs=asked,
-            request_id="7",
-            request_compression_algorithm=compression,
-        )
-        engine = Engine.load(DEFAULT_MODEL)
-        expected = engine.embed(sequences.values, sequences.lengths)
-        got = result.as_numpy("embeddings").astype(np.float32)
-        assert got.tobytes() == expected.tobytes()
-        assert result.get_response()["id"] == "7"
+def test_http_infers(addresses, sequences, expected, binary, compression):
+    outputs = [HTTP.InferRequestedOutput("embeddings", binary_data=binary)]
+    with HTTP.InferenceServerClient(addresses[HTTP]) as client:
+        for asked in (outputs, None):
+            result = client.infer(
+                MODEL,
+                inputs(HTTP, sequences, binary_data=binary),
+                outputs=asked,
+                request_id="7",
+                request_compression_algorithm=compression,
+            )
+            got = result.as_numpy("embeddings").astype(np.float32)
+            assert got.tobytes() == expected.tobytes()
+            assert result.get_response()["id"] == "7"
 
 
-def test_it_reads_metadata_and_health(client):
+@pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
+def test_grpc_infers(addresses, sequences, expected, compression):
+    with GRPC.InferenceServerClient(addresses[GRPC]) as client:
+        for asked in ([GRPC.InferRequestedOutput("embeddings")], None):
+            result = client.infer(
+                MODEL,
+                inputs(GRPC, sequences),
+                outputs=asked,
+                request_id="7",
+                client_timeout=10,
+                compression_algorithm=compression,
+            )
+            assert result.as_numpy("embeddings").tobytes() == expected.tobytes()
+            assert result.get_response().id == "7"
+
+
+@pytest.mark.parametrize("library", [HTTP, GRPC], ids=["http", "grpc"])
+def test_asynchronous_clients_infer_and_ask(addresses, sequences, expected, library):
+    async def talk():
+        async with library.aio.InferenceServerClient(addresses[library]) as client:
+            assert await client.is_server_ready()
+            assert await client.is_model_ready(MODEL, "1")
+            assert (await client.get_server_metadata()) is not None
+            results = await asyncio.gather(
+                *(client.infer(MODEL, inputs(library, sequences)) for _ in range(8))
+            )
+            for result in results:
+                assert result.as_numpy("embeddings").tobytes() == expected.tobytes()
+
+    asyncio.run(talk())
+
+
+def test_options_are_parameters(client, sequences):
+    result = client.infer(
+        MODEL,
+        inputs(client.library, sequences),
+        parameters={"normalize": True, "precision": "float16"},
+    )
+    rows = result.as_numpy("embeddings")
+    assert rows.dtype == np.float16
+    np.testing.assert_allclose(np.linalg.norm(rows.astype(np.float32), axis=1), 1, atol=1e-3)
+
+
+def test_they_read_metadata_and_health(client):
     assert client.is_server_live()
     assert client.is_server_ready()
-    assert client.is_model_ready("japanese-vowels")
-    assert not client.is_model_ready("other")
-    assert client.get_server_metadata()["name"] == "tritserve"
-    metadata = client.get_model_metadata("japanese-vowels", "1")
-    assert metadata["outputs"][0]["shape"] == [-1, 64]
+    assert client.is_model_ready(MODEL)
+    # The gRPC client gives these as messages, unless asked for dictionaries.
+    options = {"as_json": True} if client.library is GRPC else {}
+    assert client.get_server_metadata(**options)["name"] == "tritserve"
+    metadata = client.get_model_metadata(MODEL, "1", **options)
+    assert [int(size) for size in metadata["outputs"][0]["shape"]] == [-1, 64]
 
 
-def test_it_is_told_what_was_wrong(client):
-    sequences = load(DATA / "JapaneseVowels.npz", "test").sequences.select([0])
-    sequences.values[3, 2] = np.nan
-    with pytest.raises(Exception, match="sequence 0, timestep 3, feature 2 is nan"):
-        client.infer("japanese-vowels", inputs(sequences, True))
+def test_they_are_told_what_was_wrong(client, sequences):
+    damaged = sequences.select([0])
+    damaged.values[3, 2] = np.nan
+    with pytest.raises(InferenceServerException, match="sequence 0, timestep 3, feature 2 is nan"):
+        client.infer(MODEL, inputs(client.library, damaged))
+    with pytest.raises(InferenceServerException, match="no model 'other'"):
+        client.infer("other", inputs(client.library, sequences))
+    with pytest.raises(InferenceServerException, match="priority"):
+        client.infer(MODEL, inputs(client.library, sequences), priority=1)
+
+
+def test_our_messages_are_those_of_the_protocol():
+    """Each of ours, field by field, has the type and number that Triton's client has."""
+    theirs = service_pb2.DESCRIPTOR
+    assert grpc_messages.SERVICE.full_name == "inference.GRPCInferenceService"
+    methods = theirs.services_by_name["GRPCInferenceService"].methods_by_name
+    for method in grpc_messages.SERVICE.methods:
+        official = methods[method.name]
+        assert method.input_type.full_name == official.input_type.full_name
+        assert method.output_type.full_name == official.output_type.full_name
+    compared = 0
+    messages = list(grpc_messages.FILE.message_types_by_name.values())
+    for ours in messages:
+        messages += ours.nested_types
+        official = theirs.pool.FindMessageTypeByName(ours.full_name)
+        assert [describe(f) for f in ours.fields] == [describe(f) for f in official.fields]
+        compared += len(ours.fields)
+    assert compared > 50
+
+
+def describe(field):
+    return (
+        field.name,
+        field.number,
+        field.type,
+        field.is_repeated,
+        field.message_type and field.message_type.full_name,
+        field.containing_oneof and field.containing_oneof.name,
+    )
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")
+@pytest.mark.parametrize("joined", [False, True], ids=["two files", "one file"])
+def test_tls_is_for_grpc_too(tmp_path, sequences, expected, joined):
+    cert, key = certificate(tmp_path)
+    port = free_port()
+    environment = {"TRITSERVE_GRPC_PORT": str(port), "TRITSERVE_SSL_CERTFILE": str(cert)}
+    trusted = cert.read_bytes()
+    if joined:
+        cert.write_bytes(trusted + key.read_bytes())
+    else:
+        environment["TRITSERVE_SSL_KEYFILE"] = str(key)
+    (tmp_path / "trusted.pem").write_bytes(trusted)
+    context = ssl.create_default_context(cafile=tmp_path / "trusted.pem")
+    with (
+        serving(log=tmp_path / "log", environment=environment, verify=context),
+        GRPC.InferenceServerClient(
+            f"127.0.0.1:{port}", ssl=True, root_certificates=str(tmp_path / "trusted.pem")
+        ) as client,
+    ):
+        got = client.infer(MODEL, inputs(GRPC, sequences)).as_numpy("embeddings")
+        assert got.tobytes() == expected.tobytes()
+
+
+def test_workers_share_the_port_and_finish_what_they_accepted(tmp_path, sequences, expected):
+    port = free_port()
+    environment = {"TRITSERVE_GRPC_PORT": str(port)}
+    with (
+        serving("--workers", "2", log=tmp_path / "log", environment=environment) as (_, process),
+        GRPC.InferenceServerClient(f"127.0.0.1:{port}") as client,
+    ):
+        for _ in range(3):
+            got = client.infer(MODEL, inputs(GRPC, sequences)).as_numpy("embeddings")
+            assert got.tobytes() == expected.tobytes()
+        process.terminate()
+        assert process.wait(20) == 0
+        with pytest.raises(InferenceServerException):
+            client.is_server_live()
+
+
+def test_settings_that_make_no_sense_end_the_start(tmp_path):
+    cert, key = tmp_path / "cert", tmp_path / "key"
+    for path in (cert, key):
+        path.touch()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        taken_port = taken.getsockname()[1]
+        for options, message in [
+            ({"GRPC_PORT": "0"}, "grpc_port"),
+            ({"GRPC_PORT": str(taken_port)}, f"gRPC cannot listen on 127.0.0.1:{taken_port}"),
+            (
+                {
+                    "GRPC_PORT": "1",
+                    "SSL_CERTFILE": str(cert),
+                    "SSL_KEYFILE": str(key),
+                    "SSL_KEYFILE_PASSWORD": "secret",
+                },
+                "gRPC cannot use a TLS key with a password",
+            ),
+        ]:
+            environment = {f"TRITSERVE_{name}": value for name, value in options.items()}
+            run = subprocess.run(
+                [sys.executable, "-m", "service.cli", "serve", "--port", "0"],
+                env=os.environ | environment,
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=30,
+            )
+            assert run.returncode
+            assert message in run.stderr
+
+
+def test_without_its_packages_grpc_says_what_to_install(tmp_path):
+    (tmp_path / "grpc.py").write_text("raise ModuleNotFoundError('no grpc', name='grpc')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, "-m", "service.cli", "serve", "--port", "0"],
+        env=os.environ | {"PYTHONPATH": path, "TRITSERVE_GRPC_PORT": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert run.returncode == 1
+    assert "pip install 'tritserve[grpc]'" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_signal_lets_accepted_grpc_calls_finish(tmp_path):
+    random_packed(tmp_path / "slow", **SLOW)
+    batch = large_batch()
+    port = free_port()
+    given = GRPC.InferInput("values", list(batch.shape), "FP32")
+    given.set_data_from_numpy(batch)
+    environment = {"TRITSERVE_GRPC_PORT": str(port)}
+    with (
+        serving("--model", tmp_path / "slow", log=tmp_path / "log", environment=environment) as (
+            url,
+            process,
+        ),
+        GRPC.InferenceServerClient(f"127.0.0.1:{port}") as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        pending = pool.submit(client.infer, "random", [given])
+        wait_for(lambda: queued(url) == 1)
+        process.terminate()
+        wait_for(lambda: not client.is_server_ready())
+        assert client.is_server_live()
+        with pytest.raises(InferenceServerException, match="stopping"):
+            client.infer("random", [given])
+        assert not pending.done(), "the call was over before the signal could matter"
+        got = pending.result().as_numpy("embeddings")
+        assert process.wait(20) == 0
+    engine = Engine.load(tmp_path / "slow")
+    expected = engine.embed(batch.reshape(-1, 64), np.full(len(batch), 500))
+    assert got.tobytes() == expected.tobytes()

@@ -53,7 +53,12 @@ FLOORS = {
     "service.security": 9,
     "service.compression": 8,
     "service.tensors": 11,
-    "service.oip": 12,
+    "service.oip_json": 12,
+    "service.oip": 13,
+    "service.grpc_messages": 7,
+    "service.grpc_form": 12,
+    "service.grpc_extra": 15,
+    "service.grpc_server": 14,
     "service.forms": 11,
     "service.oip_routes": 14,
     "service.openapi": 12,
@@ -65,10 +70,10 @@ FLOORS = {
     "service.bugs": 9,
     "service.connections": 11,
     "service.client": 10,
-    "service.app": 15,
-    "service.server": 16,
-    "service.supervisor": 17,
-    "service.cli": 18,
+    "service.app": 16,
+    "service.server": 17,
+    "service.supervisor": 18,
+    "service.cli": 19,
 }
 
 

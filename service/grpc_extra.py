@@ -1,0 +1,38 @@
+"""The gRPC server, where it is asked for: its packages come with the extra `tritserve[grpc]`.
+
+Nothing of them is imported while `grpc_port` is not set.
+"""
+
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+from service.embedding import EmbeddingService
+from service.settings import Settings, SettingsError
+from service.tensors import METHODS
+
+
+def routes(settings: Settings) -> tuple[str, ...]:
+    """Under which gRPC requests are counted."""
+    return () if settings.grpc_port is None else tuple(f"grpc/{name}" for name in METHODS)
+
+
+def check(settings: Settings) -> None:
+    """Raises SettingsError if gRPC is asked for, but cannot be had."""
+    if settings.grpc_port is None:
+        return
+    try:
+        from service.grpc_server import credentials  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"TRITSERVE_GRPC_PORT is set, but {error.name} is missing; install it with: "
+            "pip install 'tritserve[grpc]'"
+        ) from error
+    credentials(settings)
+
+
+def serving(service: EmbeddingService) -> AbstractAsyncContextManager[None]:
+    """Serves gRPC, if it is asked for, until the context is left."""
+    if service.settings.grpc_port is None:
+        return nullcontext()
+    from service.grpc_server import serving_grpc  # noqa: PLC0415
+
+    return serving_grpc(service)

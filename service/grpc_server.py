@@ -1,0 +1,231 @@
+"""The Open Inference Protocol over gRPC, in the event loop and before the queue that HTTP has.
+
+Requests are taken as streams of one message, which is the same on the wire: so the key and the
+readiness are looked at before the message is read, and a message that drips is given up.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from structlog.types import FilteringBoundLogger
+
+from service.access import levels, name_request
+from service.embedding import EmbeddingService
+from service.errors import (
+    ClientGoneError,
+    ServiceError,
+    SlowBodyError,
+    UnauthorizedError,
+    UnavailableError,
+    UnparseableError,
+)
+from service.grpc_form import GrpcForm, parse
+from service.grpc_messages import (
+    SERVICE,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
+    ServerLiveResponse,
+    ServerMetadataResponse,
+    ServerReadyResponse,
+)
+from service.security import bearer, is_one_of
+from service.settings import Settings, SettingsError
+from service.tensors import METHODS, check_model, model_metadata, server_metadata
+
+# For calls that are still open when the service has finished, or given up.
+CLOSE_SECONDS = 5.0
+# Clients take 8 KiB of headers with an answer, of which the message is one.
+MAX_DETAILS = 1000
+# Health is for probes, which have no key.
+OPEN_METHODS = {"ServerLive", "ServerReady"}
+
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+log = logging.getLogger("tritserve")
+
+
+def credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """TLS as HTTP has it, None without.
+
+    Raises:
+        SettingsError: the key has a password, which gRPC cannot be given.
+    """
+    if settings.ssl_certfile is None:
+        return None
+    if settings.ssl_keyfile_password is not None:
+        raise SettingsError("gRPC cannot use a TLS key with a password")
+    chain = settings.ssl_certfile.read_bytes()
+    key = settings.ssl_keyfile.read_bytes() if settings.ssl_keyfile else chain
+    return grpc.ssl_server_credentials([(key, chain)])
+
+
+@asynccontextmanager
+async def serving_grpc(service: EmbeddingService) -> AsyncIterator[None]:
+    """Serves until the context is left, then lets open calls end.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    settings = service.settings
+    options = [
+        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ("grpc.max_metadata_size", settings.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
+        # Workers share the port; anybody else on it is a mistake.
+        ("grpc.so_reuseport", int(settings.workers > 1)),
+    ]
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=settings.max_connections)
+    calls = _Calls(service)
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        name: grpc.stream_unary_rpc_method_handler(partial(calls.answer, name)) for name in METHODS
+    }
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),)
+    )
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"{host}:{settings.grpc_port}"
+    secrets = credentials(settings)
+    try:
+        if secrets:
+            server.add_secure_port(address, secrets)
+        else:
+            server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"gRPC cannot listen on {address}: {error}") from error
+    await server.start()
+    log.info("gRPC on %s", address)
+    try:
+        yield
+    finally:
+        await server.stop(CLOSE_SECONDS)
+
+
+class _Calls:
+    """The methods of the service."""
+
+    def __init__(self, service: EmbeddingService) -> None:
+        self._service = service
+        self._keys = service.settings.read_api_keys()
+        self._log: FilteringBoundLogger = structlog.get_logger().bind()
+
+    async def answer(self, method: str, _: AsyncIterator[bytes], context: Context) -> bytes:
+        """One call; every error ends it with its code."""
+        start = time.perf_counter()
+        metadata = _read_metadata(context)
+        request_id = name_request(metadata).decode()
+        trailing = [("x-request-id", request_id)]
+        answer, failure = b"", None
+        status = ClientGoneError.status
+        try:
+            answer = await self._answer(method, dict(metadata), context)
+            status = 200
+        except ServiceError as error:
+            failure = error
+        except Exception as error:
+            log.error("a bug in answering %s", method, exc_info=error)
+            failure = ServiceError("a bug in the service; its log tells more")
+        finally:
+            status = failure.status if failure else status
+            self._count(method, status, time.perf_counter() - start)
+        if failure:
+            trailing += [(k.lower(), v) for k, v in failure.headers.items() if k == "Retry-After"]
+            await context.abort(
+                CODES[failure.status], failure.message[:MAX_DETAILS], tuple(trailing)
+            )
+        context.set_trailing_metadata(tuple(trailing))
+        return answer
+
+    def _count(self, method: str, status: int, seconds: float) -> None:
+        metrics, route = self._service.metrics, f"grpc/{method}"
+        metrics.count_answer(route, status)
+        metrics.request_seconds.labels(route).observe(seconds)
+        level = logging.DEBUG if method in OPEN_METHODS else logging.INFO
+        if levels.isEnabledFor(level):
+            fields = {"route": route, "status": status, "ms": round(1e3 * seconds, 3)}
+            self._log.log(level, "request", method="gRPC", **fields)
+
+    async def _answer(self, method: str, metadata: dict[bytes, bytes], context: Context) -> bytes:
+        guarded = self._keys and method not in OPEN_METHODS
+        if guarded and not is_one_of(bearer(metadata.get(b"authorization")), self._keys):
+            raise UnauthorizedError("this needs an API key: authorization: Bearer <key>")
+        if method == "ModelInfer":
+            return await self._infer(context)
+        message: Any = self._describe(method, await self._read(context))
+        serialized: bytes = message.SerializeToString()
+        return serialized
+
+    async def _read(self, context: Context) -> bytes:
+        seconds = self._service.settings.body_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                message = await context.read()
+        except TimeoutError as error:
+            raise SlowBodyError(f"the message was not there after {seconds:g} seconds") from error
+        if not isinstance(message, bytes):
+            raise UnparseableError("the call has no message")
+        return message
+
+    async def _infer(self, context: Context) -> bytes:
+        with self._service.accept() as (served, lease):
+            received = time.monotonic()
+            remaining = context.time_remaining()
+            body = await self._read(context)
+            lease.grow(len(body))
+            deadline = None if remaining is None else received + remaining
+            form = GrpcForm(served.about["name"])
+            answer, _ = await self._service.embed(body, form, served, received, deadline)
+            return answer
+
+    def _describe(self, method: str, body: bytes) -> Any:
+        service = self._service
+        if method == "ServerLive":
+            return ServerLiveResponse(live=_holds(service.check_live))
+        if method == "ServerReady":
+            return ServerReadyResponse(ready=_holds(service.check_ready))
+        if method == "ServerMetadata":
+            return ServerMetadataResponse(**server_metadata(version("tritserve")))
+        kind = ModelReadyRequest if method == "ModelReady" else ModelMetadataRequest
+        request = parse(kind, body)
+        name = service.served.about["name"]
+        check_model(request.name, name, request.version or None)
+        if method == "ModelReady":
+            return ModelReadyResponse(ready=_holds(service.check_ready))
+        config = service.served.engine.model.config
+        return ModelMetadataResponse(**model_metadata(name, config.embed_dim, config.hidden_size))
+
+
+def _holds(check: Any) -> bool:
+    with suppress(UnavailableError):
+        check()
+        return True
+    return False
+
+
+def _read_metadata(context: Context) -> list[tuple[bytes, bytes]]:
+    return [
+        (key.encode(), value.encode() if isinstance(value, str) else value)
+        for key, value in context.invocation_metadata() or ()
+    ]

@@ -1,0 +1,421 @@
+import asyncio
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import generate_latest
+from structlog.testing import capture_logs
+
+from service import grpc_messages as messages
+from service.access import add_noted
+from service.app import create_app
+from service.errors import ServiceError
+from service.grpc_form import GrpcForm
+from service.settings import Settings
+from service.wire import Limits
+from tests.builders import random_batch
+from tests.service.live import Watched
+
+ROOT = Path(__file__).parent.parent.parent
+BATCH = random_batch([1, 9, 4], 3)
+LIMITS = Limits(embed_dim=3, max_timesteps=9, max_sequences=50, max_request_timesteps=1000)
+Code = grpc.StatusCode
+
+
+def raw_request(batch=BATCH, **fields):
+    request = messages.ModelInferRequest(model_name="random", **fields)
+    request.inputs.add(name="values", datatype="FP32", shape=batch.values.shape)
+    request.inputs.add(name="lengths", datatype="INT64", shape=[len(batch)])
+    request.raw_input_contents.extend([batch.values.tobytes(), batch.lengths.tobytes()])
+    return request
+
+
+def typed_request(batch=BATCH):
+    request = messages.ModelInferRequest(model_name="random")
+    values = request.inputs.add(name="values", datatype="FP32", shape=batch.values.shape)
+    values.contents.fp32_contents.extend(batch.values.ravel())
+    lengths = request.inputs.add(name="lengths", datatype="INT32", shape=[len(batch)])
+    lengths.contents.int_contents.extend(batch.lengths)
+    return request
+
+
+class Caller:
+    """The methods of the service on one channel; bytes are passed as they are."""
+
+    def __init__(self, channel):
+        self.channel = channel
+
+    def __call__(self, method, request=b"", **options):
+        answer = {m.name: m.output_type for m in messages.SERVICE.methods}[method]
+        call = self.channel.unary_unary(
+            f"/inference.GRPCInferenceService/{method}",
+            request_serializer=lambda r: r if isinstance(r, bytes) else r.SerializeToString(),
+            response_deserializer=messages.GetMessageClass(answer).FromString,
+        )
+        return call(request, **options)
+
+
+@asynccontextmanager
+async def calling(engine, **options):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app = create_app(Settings(grpc_port=port, **options), engine)
+    async with (
+        app.router.lifespan_context(app),
+        grpc.aio.insecure_channel(
+            f"127.0.0.1:{port}", options=[("grpc.max_send_message_length", -1)]
+        ) as channel,
+    ):
+        yield Caller(channel), app
+
+
+def ask(engine, talk, **options):
+    async def main():
+        async with calling(engine, **options) as (call, app):
+            return await talk(call, app)
+
+    return asyncio.run(main())
+
+
+async def refusal(call, *arguments, **options):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(*arguments, **options)
+    return caught.value
+
+
+def metric(app, series):
+    lines = generate_latest(app.state.service.metrics.registry).decode().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{series} ")]
+    return float(line.rsplit(" ", 1)[1])
+
+
+def rows(response, index=0, dtype=np.float32):
+    return np.frombuffer(response.raw_output_contents[index], dtype)
+
+
+def test_raw_and_typed_contents_give_what_the_engine_gives(engine):
+    expected = engine.embed(BATCH.values, BATCH.lengths)
+
+    async def talk(call, app):
+        for request in (raw_request(id="7"), typed_request()):
+            response = await call("ModelInfer", request)
+            assert (response.model_name, response.model_version) == ("random", "1")
+            assert response.id == request.id
+            (output,) = response.outputs
+            assert (output.name, output.datatype) == ("embeddings", "FP32")
+            assert list(output.shape) == [3, 16]
+            assert rows(response).tobytes() == expected.tobytes()
+        assert metric(app, 'tritserve_requests_total{route="grpc/ModelInfer",status="200"}')
+        assert metric(app, "tritserve_timesteps_total") == 2 * 14
+
+    ask(engine, talk)
+
+
+def test_options_outputs_and_dense_batches(engine):
+    async def talk(call, _):
+        request = messages.ModelInferRequest(model_name="random", model_version="1")
+        dense = random_batch([12, 12], 3).values.astype(np.float16)
+        request.inputs.add(name="values", datatype="FP16", shape=[2, 12, 3])
+        request.raw_input_contents.append(dense.tobytes())
+        request.parameters["normalize"].bool_param = True
+        request.parameters["precision"].string_param = "int8"
+        request.parameters["overlong"].string_param = "keep_last"
+        request.outputs.add(name="scales")
+        request.outputs.add(name="embeddings")
+        response = await call("ModelInfer", request)
+        assert [(o.name, o.datatype) for o in response.outputs] == [
+            ("scales", "FP32"),
+            ("embeddings", "INT8"),
+        ]
+        numbers = rows(response, 1, np.int8).reshape(2, 16) * rows(response, 0)[:, None]
+        np.testing.assert_allclose(np.linalg.norm(numbers, axis=1), 1, atol=0.01)
+        assert response.parameters["truncated"].int64_param == 2
+
+    ask(engine, talk)
+
+
+def test_metadata_and_health(engine):
+    async def talk(call, app):
+        assert (await call("ServerLive")).live
+        assert (await call("ServerReady")).ready
+        name = messages.ModelReadyRequest(name="random")
+        assert (await call("ModelReady", name)).ready
+        assert (await call("ServerMetadata")).name == "tritserve"
+        request = messages.ModelMetadataRequest(name="random", version="1")
+        metadata = await call("ModelMetadata", request)
+        assert [(i.name, i.datatype, list(i.shape)) for i in metadata.inputs] == [
+            ("values", "FP32", [-1, 3]),
+            ("lengths", "INT64", [-1]),
+        ]
+        for method, fields in [
+            ("ModelReady", {"name": "other"}),
+            ("ModelMetadata", {"name": "random", "version": "2"}),
+        ]:
+            request = messages.ModelMetadataRequest(**fields)
+            assert (await refusal(call, method, request)).code() == Code.NOT_FOUND
+        app.state.service.draining = True
+        assert not (await call("ServerReady")).ready
+        assert not (await call("ModelReady", name)).ready
+        app.state.service._refusing = True
+        assert (await refusal(call, "ModelInfer", raw_request())).code() == Code.UNAVAILABLE
+        app.state.service.draining = False
+
+    ask(engine, talk)
+
+
+def changed(**fields):
+    request = raw_request()
+    for path, value in fields.items():
+        if path == "values":
+            for name, inner in value.items():
+                if name == "shape":
+                    request.inputs[0].shape[:] = inner
+                else:
+                    setattr(request.inputs[0], name, inner)
+        elif path == "raw":
+            request.raw_input_contents[:] = value
+        elif path == "parameter":
+            request.parameters[value[0]].string_param = value[1]
+        else:
+            setattr(request, path, value)
+    return request
+
+
+def with_nan():
+    values = BATCH.values.copy()
+    values[4, 1] = np.nan
+    return changed(raw=[values.tobytes(), BATCH.lengths.tobytes()])
+
+
+def edited(edit, request=None):
+    request = request or raw_request()
+    edit(request)
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "message"),
+    [
+        (b"\xff", Code.INVALID_ARGUMENT, "not a ModelInferRequest"),
+        (changed(model_name="x"), Code.NOT_FOUND, "no model 'x'"),
+        (changed(model_version="2"), Code.NOT_FOUND, "no version '2'"),
+        (with_nan(), Code.INVALID_ARGUMENT, "sequence 1, timestep 3, feature 1 is nan"),
+        (changed(values={"name": "x"}), Code.INVALID_ARGUMENT, "no input 'x'"),
+        (changed(values={"name": "lengths"}), Code.INVALID_ARGUMENT, "given twice"),
+        (changed(values={"datatype": "BYTES"}), Code.INVALID_ARGUMENT, "one of FP16"),
+        (changed(values={"shape": []}), Code.INVALID_ARGUMENT, "0 axes"),
+        (changed(values={"shape": [14, 4]}), Code.INVALID_ARGUMENT, "does not have 168 bytes"),
+        (changed(values={"shape": [2**62, 12]}), Code.INVALID_ARGUMENT, "does not have"),
+        (changed(raw=[b""]), Code.INVALID_ARGUMENT, "1 raw_input_contents for 2 inputs"),
+        (changed(raw=[b"", b""]), Code.INVALID_ARGUMENT, "does not have 0 bytes"),
+        (changed(parameter=("speed", "1")), Code.INVALID_ARGUMENT, "speed"),
+        (changed(model_name="x" * 100_000), Code.NOT_FOUND, "no model 'xxx"),
+        (edited(lambda r: r.inputs.add(name="x")), Code.INVALID_ARGUMENT, "3 inputs; at most 2"),
+        (changed(parameter=("normalize", "true")), Code.INVALID_ARGUMENT, "normalize"),
+        (edited(lambda r: r.parameters["normalize"]), Code.INVALID_ARGUMENT, "has no value"),
+        (edited(lambda r: r.outputs.add(name="x")), Code.INVALID_ARGUMENT, "no output 'x'"),
+        (
+            edited(lambda r: r.inputs[0].contents.fp32_contents.append(1)),
+            Code.INVALID_ARGUMENT,
+            "beside raw_input_contents",
+        ),
+        (
+            edited(lambda r: r.inputs[0].contents.bytes_contents.append(b"1"), typed_request()),
+            Code.INVALID_ARGUMENT,
+            "goes in fp32_contents, not in bytes_contents",
+        ),
+        (
+            edited(lambda r: r.inputs[0].contents.fp32_contents.append(1), typed_request()),
+            Code.INVALID_ARGUMENT,
+            "does not have 43 numbers",
+        ),
+        (
+            edited(lambda r: r.inputs[0].parameters["x"], typed_request()),
+            Code.INVALID_ARGUMENT,
+            "has parameters ['x']",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_an_error_that_says_so(engine, request_, code, message):
+    async def talk(call, _):
+        error = await refusal(call, "ModelInfer", request_)
+        assert error.code() == code
+        assert message in error.details()
+
+    ask(engine, talk)
+
+
+def test_keys_are_asked_for_before_the_message_is_read(engine):
+    async def talk(call, app):
+        assert (await call("ServerLive")).live
+        assert (await call("ServerReady")).ready
+        silent = call.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await silent
+        assert caught.value.code() == Code.UNAUTHENTICATED
+        wrong = (("authorization", "Bearer other-key"),)
+        for method in ("ModelReady", "ModelMetadata", "ServerMetadata", "ModelInfer"):
+            for metadata in ((), wrong):
+                error = await refusal(call, method, metadata=metadata)
+                assert error.code() == Code.UNAUTHENTICATED
+        right = (("authorization", "Bearer secret-key"),)
+        assert (await call("ModelInfer", raw_request(), metadata=right)).outputs
+        series = 'tritserve_requests_total{route="grpc/ModelInfer",status="401"}'
+        assert metric(app, series) == 3
+
+    ask(engine, talk, api_keys="secret-key")
+
+
+def test_a_full_queue_says_when_to_come_back(engine):
+    held = threading.Event()
+
+    async def talk(call, app):
+        first = asyncio.ensure_future(call("ModelInfer", raw_request()))
+        while not app.state.service.served.batcher.admitted_requests:
+            await asyncio.sleep(0.001)
+        error = await refusal(call, "ModelInfer", raw_request())
+        assert error.code() == Code.RESOURCE_EXHAUSTED
+        assert int(dict(error.trailing_metadata())["retry-after"]) >= 1
+        held.set()
+        assert (await first).outputs
+        assert metric(app, "tritserve_rejected_total") == 1
+
+    ask(Watched(engine, lambda *_: held.wait(5)), talk, queue_timesteps=20)
+
+
+@pytest.mark.parametrize("leave", ["cancel", "deadline"])
+def test_who_leaves_or_is_late_frees_the_place(engine, leave):
+    held, computed = threading.Event(), []
+
+    def before(values, _):
+        computed.append(len(values))
+        held.wait(5)
+
+    async def talk(call, app):
+        batcher = app.state.service.served.batcher
+        first = asyncio.ensure_future(call("ModelInfer", raw_request()))
+        while not computed:
+            await asyncio.sleep(0.001)
+        timeout = 0.2 if leave == "deadline" else None
+        second = call("ModelInfer", raw_request(random_batch([5], 3)), timeout=timeout)
+        while batcher.admitted_requests < 2:
+            await asyncio.sleep(0.001)
+        if leave == "cancel":
+            second.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await second
+        else:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await second
+            assert caught.value.code() == Code.DEADLINE_EXCEEDED
+        while batcher.admitted_requests > 1:
+            await asyncio.sleep(0.001)
+        held.set()
+        await first
+        assert batcher.admitted_timesteps == 0
+        assert computed == [14]
+        statuses = ("499", "504")
+        series = 'tritserve_requests_total{{route="grpc/ModelInfer",status="{}"}}'
+        left = [metric(app, series.format(status)) for status in statuses]
+        assert sum(left) == 1
+        if leave == "cancel":
+            assert left[0] == 1
+
+    ask(Watched(engine, before), talk)
+
+
+def test_a_bug_is_internal_and_keeps_to_itself(engine, caplog):
+    def fail(*_):
+        raise RuntimeError("secret detail")
+
+    async def talk(call, app):
+        app.state.service.embed = fail
+        error = await refusal(call, "ModelInfer", raw_request())
+        assert error.code() == Code.INTERNAL
+        assert "secret" not in error.details()
+        assert "secret detail" in caplog.text
+
+    ask(engine, talk)
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
+def test_large_messages_are_refused(engine, compression):
+    async def talk(call, _):
+        error = await refusal(call, "ModelInfer", bytes(100_000_000), compression=compression)
+        assert error.code() == Code.RESOURCE_EXHAUSTED
+        assert (await call("ServerLive")).live
+
+    ask(engine, talk, max_body_bytes=1000)
+
+
+def test_a_message_that_does_not_come_is_given_up(engine):
+    async def talk(call, _):
+        stream = call.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream
+        assert caught.value.code() == Code.DEADLINE_EXCEEDED
+        assert "0.2 seconds" in caught.value.details()
+        stream = call.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")()
+        await stream.done_writing()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream
+        assert caught.value.code() == Code.INVALID_ARGUMENT
+
+    ask(engine, talk, body_seconds=0.2)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_damaged_messages_are_read_or_refused(data):
+    request = data.draw(st.sampled_from([raw_request(), typed_request()]))
+    body = bytearray(request.SerializeToString())
+    for _ in range(data.draw(st.integers(1, 5))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decoded = GrpcForm("random").decode(bytes(body), LIMITS)
+    except ServiceError as error:
+        assert error.status in {400, 404, 422}
+    else:
+        assert np.isfinite(decoded.sequences.values).all()
+
+
+def test_a_statement_that_is_not_understood_is_an_error():
+    with pytest.raises(ValueError, match="stream"):
+        messages.parse("service S {\n  rpc A(stream B) returns (C) {}\n}")
+
+
+def test_nothing_of_grpc_is_imported_unless_it_is_asked_for():
+    code = "import sys, service.supervisor; print(sorted({'grpc', 'google'} & set(sys.modules)))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT
+    )
+    assert run.stdout.strip() == "[]", run.stderr
+
+
+def test_a_call_has_an_id_and_a_log_line(engine, caplog):
+    async def talk(call, _):
+        pending = call("ModelInfer", raw_request(), metadata=(("x-request-id", "abc-1"),))
+        await pending
+        assert dict(await pending.trailing_metadata())["x-request-id"] == "abc-1"
+        error = await refusal(call, "ModelInfer", b"\xff")
+        assert len(dict(error.trailing_metadata())["x-request-id"]) == 32
+        await call("ServerLive")
+
+    with caplog.at_level("INFO", "tritserve.access"), capture_logs([add_noted]) as lines:
+        ask(engine, talk)
+    assert [(line["route"], line["status"]) for line in lines] == [
+        ("grpc/ModelInfer", 200),
+        ("grpc/ModelInfer", 400),
+    ]
+    assert lines[0]["request_id"] == "abc-1"
+    assert (lines[0]["sequences"], lines[0]["timesteps"]) == (3, 14)
