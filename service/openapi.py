@@ -5,6 +5,7 @@ from typing import Any
 from service import errors
 from service.json_body import EmbedBody
 from service.media import JSON, NPY, OCTETS, SAFETENSORS
+from service.oip import HEADER_LENGTH
 from service.options import Options
 
 _EMBED_ERRORS: tuple[type[errors.ServiceError], ...] = (
@@ -100,6 +101,13 @@ _TIMEOUT_HEADER = {
     "description": "How long the answer is of use; what is not computed by then never is.",
     "schema": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
 }
+_ENCODING_HEADER = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "required": False,
+    "description": "How the body is compressed; the limit of its size is that of what comes out.",
+    "schema": {"type": "string", "enum": ["gzip", "deflate", "identity"]},
+}
 
 EMBED: dict[str, Any] = {
     "summary": "Embed sequences",
@@ -119,7 +127,7 @@ EMBED: dict[str, Any] = {
         **{error.status: _error(error) for error in _EMBED_ERRORS},
     },
     "openapi_extra": {
-        "parameters": [*_query_parameters(), _TIMEOUT_HEADER],
+        "parameters": [*_query_parameters(), _TIMEOUT_HEADER, _ENCODING_HEADER],
         "requestBody": {
             "required": True,
             "content": {
@@ -151,8 +159,29 @@ OIP_ERRORS: dict[int | str, dict[str, Any]] = {
     error.status: _oip_error(error)
     for error in (errors.UnauthorizedError, errors.UnknownPathError, errors.UnavailableError)
 }
+_HEADER_LENGTH = {
+    "name": HEADER_LENGTH,
+    "in": "header",
+    "required": False,
+    "description": "How many bytes of the body are JSON, where those of tensors follow.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+_INFER_EXAMPLE = {
+    "inputs": [
+        {
+            "name": "values",
+            "datatype": "FP32",
+            "shape": [3, 2],
+            "data": [0.1, -0.2, 0.3, 0.4, 1, 2],
+        },
+        {"name": "lengths", "datatype": "INT64", "shape": [2], "data": [2, 1]},
+    ],
+    "parameters": {"normalize": True},
+}
 INFER: dict[str, Any] = {
     "summary": "Embed sequences (Open Inference Protocol)",
+    "description": "`values` `[timesteps, embed_dim]` with `lengths` `[batch]`, or `values` "
+    "`[batch, seq_len, embed_dim]` alone. Parameters are the options of `POST /embed`.",
     "responses": {
         200: {
             "description": "JSON, or JSON followed by the bytes of tensors.",
@@ -161,10 +190,14 @@ INFER: dict[str, Any] = {
         **{error.status: _oip_error(error) for error in _EMBED_ERRORS},
     },
     "openapi_extra": {
+        "parameters": [_HEADER_LENGTH, _TIMEOUT_HEADER, _ENCODING_HEADER],
         "requestBody": {
             "required": True,
-            "content": {JSON: {"schema": {"type": "object"}}, OCTETS: _BINARY},
-        }
+            "content": {
+                JSON: {"schema": {"type": "object"}, "example": _INFER_EXAMPLE},
+                OCTETS: _BINARY,
+            },
+        },
     },
 }
 _ON_EVERY_PATH = {
