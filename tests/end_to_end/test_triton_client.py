@@ -232,6 +232,8 @@ def test_settings_that_make_no_sense_end_the_start(tmp_path):
     for path in (cert, key):
         path.touch()
     with socket.socket() as taken:
+        # Its owner would share it; we must not.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         taken_port = taken.getsockname()[1]

@@ -3,6 +3,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -276,7 +277,8 @@ def test_keys_are_asked_for_before_the_message_is_read(engine):
     ask(engine, talk, api_keys="secret-key")
 
 
-def test_a_full_queue_says_when_to_come_back(engine):
+@pytest.mark.parametrize("limit", [{"queue_timesteps": 20}, {"max_bodies_bytes": 400}])
+def test_a_full_service_says_when_to_come_back(engine, limit):
     held = threading.Event()
 
     async def talk(call, app):
@@ -290,7 +292,19 @@ def test_a_full_queue_says_when_to_come_back(engine):
         assert (await first).outputs
         assert metric(app, "tritserve_rejected_total") == 1
 
-    ask(Watched(engine, lambda *_: held.wait(5)), talk, queue_timesteps=20)
+    ask(Watched(engine, lambda *_: held.wait(5)), talk, **limit)
+
+
+def note_deadlines(service):
+    """The list to which the deadline of every call is added, as the service is told it."""
+    deadlines, embed = [], service.embed
+
+    async def noting(body, form, served, received, deadline):
+        deadlines.append(deadline)
+        return await embed(body, form, served, received, deadline)
+
+    service.embed = noting
+    return deadlines
 
 
 @pytest.mark.parametrize("leave", ["cancel", "deadline"])
@@ -303,6 +317,7 @@ def test_who_leaves_or_is_late_frees_the_place(engine, leave):
 
     async def talk(call, app):
         batcher = app.state.service.served.batcher
+        deadlines = note_deadlines(app.state.service)
         first = asyncio.ensure_future(call("ModelInfer", raw_request()))
         while not computed:
             await asyncio.sleep(0.001)
@@ -318,6 +333,8 @@ def test_who_leaves_or_is_late_frees_the_place(engine, leave):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await second
             assert caught.value.code() == Code.DEADLINE_EXCEEDED
+            assert abs(deadlines[1] - time.monotonic()) < 0.15
+        assert deadlines[0] is None
         while batcher.admitted_requests > 1:
             await asyncio.sleep(0.001)
         held.set()
