@@ -9,10 +9,12 @@ from pydantic_core import ErrorDetails
 
 from model.sequences import Sequences
 from service.errors import InvalidError, ServiceError, UnparseableError
-from service.json_pieces import cut
+from service.json_pieces import check_rest, cut, why_not_cut
 from service.options import Options
 
 PIECE_BYTES = 64 * 1024
+# A body that cannot be cut is parsed in one call if it is not larger; it is wrong, or very odd.
+MAX_WHOLE_BYTES = 2**20
 # One call of the parser makes a Python object of each value.
 MAX_VALUES = 2**22
 
@@ -49,7 +51,7 @@ def decode_json(
     """
     parsed = _decode_in_pieces(body, embed_dim, piece_bytes) if len(body) > piece_bytes else None
     if parsed is None:
-        whole = _parse_body(body)
+        whole = _parse_body(_check_whole(body))
         parsed = _to_sequences(whole.sequences, embed_dim, 0), whole
     sequences, options = parsed
     if not len(sequences):
@@ -65,9 +67,12 @@ def _decode_in_pieces(
     if pieces is None:
         return None
     try:
-        options = EmbedBody.model_validate_json(_check_size(pieces[0]))
-    except ValidationError:
-        return None
+        options = EmbedBody.model_validate_json(check_rest(pieces[0]))
+    except ValidationError as error:
+        detail = _first(error)
+        if len(body) <= MAX_WHOLE_BYTES or detail["type"] == "json_invalid":
+            return None
+        raise _wrong(detail) from error
     parts: list[Sequences] = []
     rows = 0
     for piece in pieces[1]:
@@ -82,13 +87,22 @@ def _decode_in_pieces(
 
 def _parse_body(body: bytes) -> EmbedBody:
     try:
-        return EmbedBody.model_validate_json(_check_size(body))
+        return EmbedBody.model_validate_json(body)
     except ValidationError as error:
         detail = _first(error)
         place = detail["loc"]
         if place[:1] == ("sequences",):
             raise _wrong_sequence(detail, place[1:], 0) from error
-        raise _wrong(detail, field=str(place[0]) if place else None) from error
+        raise _wrong(detail) from error
+
+
+def _check_whole(body: bytes) -> bytes:
+    if len(body) > MAX_WHOLE_BYTES:
+        raise UnparseableError(
+            f"the body has {len(body)} bytes; over {MAX_WHOLE_BYTES} it must hold one list of "
+            f"nothing but numbers under 'sequences', but {why_not_cut(body)}"
+        )
+    return body
 
 
 def _parse_piece(piece: bytes, first_row: int) -> list[list[list[float]]]:
@@ -106,7 +120,7 @@ def _parse_piece(piece: bytes, first_row: int) -> list[list[list[float]]]:
 def _check_size(text: bytes) -> bytes:
     if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_VALUES:
         raise InvalidError(
-            f"the body holds a sequence, or something else, of more than {MAX_VALUES} values; "
+            f"the body holds a sequence of more than {MAX_VALUES} values; "
             "send it as npy or safetensors"
         )
     return text
@@ -137,11 +151,11 @@ def _first(error: ValidationError) -> ErrorDetails:
     return error.errors(include_url=False, include_context=False, include_input=False)[0]
 
 
-def _wrong(detail: ErrorDetails, **place: int | str | None) -> ServiceError:
+def _wrong(detail: ErrorDetails) -> ServiceError:
     if detail["type"] == "json_invalid":
         return UnparseableError(f"the body is not JSON: {detail['msg']}")
     name = ".".join(map(str, detail["loc"])) or "body"
-    return InvalidError(f"{name}: {detail['msg']}", **place)
+    return InvalidError(f"{name}: {detail['msg']}", field=name)
 
 
 def _wrong_sequence(

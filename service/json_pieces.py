@@ -10,6 +10,11 @@ quotes and no braces, and there `]],` always stands between two sequences.
 import re
 from collections.abc import Iterator
 
+from service.errors import InvalidError
+
+# Of a body that is cut: what is beside the numbers is parsed in one call.
+MAX_REST_BYTES = 64 * 1024
+
 # Quotes inside a string are escaped, so this is a key, or the end of one that nobody knows.
 _LIST = re.compile(rb'"sequences"\s*:\s*\[([^"{}]*)\]')
 _BETWEEN_SEQUENCES = re.compile(rb"\]\s*\]\s*(,)")
@@ -31,6 +36,29 @@ def cut(body: bytes, piece_bytes: int) -> tuple[bytes, Iterator[bytes]] | None:
         return None
     start, end = matches[0].span(1)
     return body[:start] + body[end:], _pieces(body, start, end, piece_bytes)
+
+
+def check_rest(rest: bytes) -> bytes:
+    """What is left of a body without its numbers, if it is short enough to be parsed.
+
+    Raises:
+        InvalidError: it is not.
+    """
+    if len(rest) > MAX_REST_BYTES:
+        raise InvalidError(
+            f"the request has {len(rest)} bytes of JSON beside its numbers; "
+            f"at most {MAX_REST_BYTES} are read"
+        )
+    return rest
+
+
+def why_not_cut(body: bytes) -> str:
+    """What is wrong, or odd, with a body that is not of the form that `cut` takes."""
+    ends = [found.end() for found in _LIST.finditer(body)]
+    if len(ends) != 1:
+        return f"it holds {len(ends) or 'none'}"
+    after = body[ends[0] : ends[0] + 20].decode(errors="replace")
+    return f"from byte {ends[0]} on it is something else, or no JSON: {after!r}"
 
 
 def _pieces(body: bytes, start: int, end: int, piece_bytes: int) -> Iterator[bytes]:

@@ -16,10 +16,10 @@ import numpy as np
 from pydantic_core import from_json
 
 from service.errors import InvalidError, UnparseableError
+from service.json_pieces import check_rest
 from service.tensors import Array
 
 PIECE_BYTES = 64 * 1024
-MAX_REST_BYTES = 64 * 1024
 
 _DATA = re.compile(rb'("data"\s*:\s*)\[([^"{}]*)\]')
 _DEPTH = re.compile(rb"[\s\[]*")
@@ -48,12 +48,7 @@ def cut_data(text: bytes) -> tuple[bytes, list[bytes]]:
         return found[1] + f"[{len(lists) - 1}]".encode()
 
     rest = _DATA.sub(take, text)
-    if len(rest) > MAX_REST_BYTES:
-        raise InvalidError(
-            f"the request has {len(rest)} bytes of JSON beside its numbers; "
-            f"at most {MAX_REST_BYTES} are read"
-        )
-    return rest, lists
+    return check_rest(rest), lists
 
 
 def read_numbers(

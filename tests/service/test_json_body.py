@@ -1,5 +1,6 @@
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -149,19 +150,41 @@ def test_a_large_body_leaves_the_interpreter_to_others():
     assert longest < took / 3
 
 
+NUMBERS = ",".join(["[[0.125, -3.5]]"] * 200_000)
+
+
 @pytest.mark.parametrize(
-    "body",
+    ("body", "error", "message"),
     [
-        b'{"sequences": [[[' + b"0," * MAX_VALUES + b"0]]]}",
-        b'{"sequences": [[[0,0]]], "x": [' + b"0," * MAX_VALUES + b"0]}",
-        b'{"x": [' + b"[]," * MAX_VALUES + b"0]}",
-        b"[" * (MAX_VALUES + 1),
+        (
+            '{"sequences": [[[' + "0," * MAX_VALUES + "0]]]}",
+            InvalidError,
+            f"a sequence of more than {MAX_VALUES} values",
+        ),
+        (
+            '{"sequences": [[[0,0]]], "x": [' + "0," * MAX_VALUES + "0]}",
+            InvalidError,
+            "8388635 bytes of JSON beside its numbers; at most 65536",
+        ),
+        ('{"x": [' + "[]," * MAX_VALUES + "0]}", UnparseableError, "but it holds none"),
+        ("[" * (MAX_VALUES + 1), UnparseableError, "but it holds none"),
+        (f'{{"sequences": [{NUMBERS}, [["x", 0]]]}}', UnparseableError, """ ', \\[\\["x", 0"""),
+        (f'{{"sequences": [{NUMBERS}, {{}}]}}', UnparseableError, "from byte 3200014 .* ', {}]}'"),
+        (f'{{"sequences": [{NUMBERS}', UnparseableError, "from byte 3200014 .* ''"),
+        (f'{{"sequences": [[[0,0]]], "sequences": [{NUMBERS}]}}', UnparseableError, "holds 2"),
+        (f'{{"sequences": [{NUMBERS}], "x": 1}}', InvalidError, "^x: "),
+        (f'{{"sequences": [{NUMBERS}], normalize}}', UnparseableError, "no JSON: ', normalize}'"),
     ],
-    ids=["one sequence", "unknown field", "no sequences", "only brackets"],
 )
-def test_what_would_take_much_memory_is_refused(body):
-    with pytest.raises(InvalidError, match="more than"):
-        decode_json(body, 2)
+def test_large_bodies_that_are_wrong_are_refused_cheaply(body, error, message):
+    body = body.encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(error, match=message):
+            decode_json(body, 2)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(body)
+    finally:
+        tracemalloc.stop()
 
 
 def test_numbers_that_float32_cannot_hold_become_infinite():
