@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.errors import UserError
-from model.sequences import Sequences, check_lengths, check_values
+from model.sequences import Sequences, check_finite, check_lengths
 
 Labels = npt.NDArray[np.int64]
 Split = Literal["train", "test"]
@@ -76,7 +76,7 @@ def _parse(arrays: Any, split: Split, name: str, sha256: str) -> Dataset:
         )
     values = values.astype(np.float32)
     lengths = check_lengths(arrays[f"{split}_lengths"], len(values))
-    check_values(values, lengths, values.shape[1], int(lengths.max()))
+    check_finite(values, lengths)
     labels = arrays.get(f"y_{split}")
     if labels is not None:
         if labels.shape != lengths.shape or not np.issubdtype(labels.dtype, np.integer):

@@ -14,8 +14,9 @@ from model.sequences import (
     FloatArray,
     LengthArray,
     SequenceError,
+    check_finite,
     check_lengths,
-    check_values,
+    check_shape,
     refuse_values,
 )
 
@@ -100,8 +101,8 @@ class Engine:
         if values.dtype != np.float32:
             raise SequenceError(f"values are {values.dtype}; they must be float32")
         checked = check_lengths(lengths, len(values) if values.ndim else 0)
-        check_values(values, checked, config.embed_dim, config.max_timesteps)
-        self._check_magnitude(values, checked)
+        check_shape(values, checked, config.embed_dim, config.max_timesteps)
+        self._check_values(values, checked)
         embeddings = np.empty((len(checked), config.hidden_size), dtype=np.float32)
         self._encoder.embed(np.ascontiguousarray(values), checked, embeddings)
         overflown = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
@@ -113,13 +114,14 @@ class Engine:
             )
         return embeddings
 
-    def _check_magnitude(self, values: FloatArray, lengths: LengthArray) -> None:
+    def _check_values(self, values: FloatArray, lengths: LengthArray) -> None:
         # Sums of squares must stay far below the largest float32: beyond it they would become
         # infinite, and norms would silently turn every feature into zero.
-        tensors = self.model.tensors
-        mean, std = tensors["standardize.mean"], tensors["standardize.std"]
         if np.maximum(values.max(), -values.min()) <= self._surely_small:
             return
+        check_finite(values, lengths)
+        tensors = self.model.tensors
+        mean, std = tensors["standardize.mean"], tensors["standardize.std"]
         far = np.abs(values.astype(np.float64) - mean) > LARGEST_DEVIATION * std.astype(np.float64)
         reason = f"over {LARGEST_DEVIATION:.0e} deviations from the mean of the training data"
         refuse_values(far, values, lengths, reason)

@@ -71,7 +71,9 @@ class Sequences:
     @property
     def offsets(self) -> LengthArray:
         """`[batch + 1]` int64: sequence i is `values[offsets[i]:offsets[i + 1]]`."""
-        return np.concatenate([[0], np.cumsum(self.lengths)])
+        offsets = np.zeros(len(self.lengths) + 1, np.int64)
+        self.lengths.cumsum(out=offsets[1:])
+        return offsets
 
     def split(self) -> list[FloatArray]:
         """The sequences one by one, each `[seq_len, embed_dim]`, as views."""
@@ -109,18 +111,17 @@ def check_lengths(lengths: npt.NDArray[Any], timesteps: int) -> LengthArray:
     return lengths.astype(np.int64)
 
 
-def check_values(
+def check_shape(
     values: FloatArray, lengths: LengthArray, embed_dim: int, max_timesteps: int
 ) -> None:
-    """Checks a batch against what a model takes.
+    """Checks a batch against what a model takes, but for its values.
 
     Args:
         values: `[timesteps, embed_dim]` float32.
         lengths: `[batch]` int64, as `check_lengths` returns them.
 
     Raises:
-        SequenceError: wrong number of features, a sequence longer than `max_timesteps`, or a
-            value that is NaN or infinite.
+        SequenceError: wrong number of features, or a sequence longer than `max_timesteps`.
     """
     if values.ndim != 2 or values.shape[1] != embed_dim:
         raise SequenceError(
@@ -134,7 +135,13 @@ def check_values(
             f"{max_timesteps}",
             row,
         )
-    refuse_values(~np.isfinite(values), values, lengths, "values must be finite float32 numbers")
+
+
+def check_finite(values: FloatArray, lengths: LengthArray) -> None:
+    """Raises SequenceError if a value is NaN or infinite."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        refuse_values(~finite, values, lengths, "values must be finite float32 numbers")
 
 
 def refuse_values(

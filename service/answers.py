@@ -3,10 +3,10 @@
 from fastapi.responses import JSONResponse
 
 from service.errors import ServiceError
+from service.paths import is_oip
 
 
 def error_answer(error: ServiceError, path: str) -> JSONResponse:
     """An error as the API under `path` writes it."""
-    under_v2 = path == "/v2" or path.startswith("/v2/")
-    body = {"error": error.message} if under_v2 else error.body()
+    body = {"error": error.message} if is_oip(path) else error.body()
     return JSONResponse(body, error.status, error.headers)

@@ -1,6 +1,5 @@
 """The HTTP application: routes, error answers and request metrics around one engine."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -10,14 +9,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.engine import Engine
 from model.packed import PackedFileError
 from service import grpc_extra, openapi
-from service.access import AccessLog
 from service.answers import error_answer
 from service.bugs import CatchBugs
+from service.direct import add_direct_post
 from service.docs import add_docs
 from service.embedding import EmbeddingService
 from service.errors import (
@@ -29,7 +27,9 @@ from service.errors import (
 )
 from service.forms import EmbedForm
 from service.metrics import Metrics
+from service.observed import Observed
 from service.oip_routes import add_oip
+from service.paths import ROUTES
 from service.security import bearer, is_one_of, secure
 from service.settings import Settings
 from service.tracing import Traced
@@ -37,25 +37,13 @@ from service.tracing import Traced
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-ROUTES = (
-    "/embed",
-    "/info",
-    "/health/live",
-    "/health/ready",
-    "/metrics",
-    "/docs",
-    "/openapi.json",
-    "/v2",
-    "/v2/infer",
-)
-
 
 def create_app(
     settings: Settings, engine: Engine, traces: "TracerProvider | None" = None
 ) -> FastAPI:
     """The application around a loaded engine; `traces` is where spans go, if anywhere."""
     grpc_extra.check(settings)
-    routes = (*ROUTES, "other", *grpc_extra.routes(settings))
+    routes = (*ROUTES, *grpc_extra.routes(settings))
     metrics = Metrics(routes, openapi.STATUSES)
     service = EmbeddingService(settings, engine, metrics)
 
@@ -77,14 +65,15 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Ours is in `service.tracing` and `service.metrics`.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
     app.add_middleware(CatchBugs)
     secure(app, settings)
-    app.add_middleware(_RequestMetrics, metrics=metrics)
     if traces:
         app.add_middleware(Traced, provider=traces)
-    app.add_middleware(AccessLog)
+    app.add_middleware(Observed, metrics=metrics)
     app.add_exception_handler(ServiceError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     _add_service(app, service)
@@ -94,9 +83,10 @@ def create_app(
 
 
 def _add_service(app: FastAPI, service: EmbeddingService) -> None:
-    @app.post("/embed", **openapi.EMBED)
     async def embed(request: Request) -> Response:
         return await service.answer(request, EmbedForm(request))
+
+    add_direct_post(app, "/embed", embed, **openapi.EMBED)
 
     @app.get("/info", **openapi.INFO)
     async def info() -> dict[str, Any]:
@@ -129,38 +119,6 @@ def _add_service(app: FastAPI, service: EmbeddingService) -> None:
     async def metrics() -> Response:
         content = generate_latest(service.metrics.registry)
         return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-def route_of(path: str) -> str:
-    """The route under which a request is counted."""
-    if path in ROUTES:
-        return path
-    if path.startswith("/v2/"):
-        return "/v2/infer" if path.endswith("/infer") else "/v2"
-    return "other"
-
-
-class _RequestMetrics:
-    """Counts answers by route and status."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app = app
-        self.metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        route = route_of(scope["path"])
-
-        async def count(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self.metrics.count_answer(route, message["status"])
-            await send(message)
-
-        start = time.perf_counter()
-        await self.app(scope, receive, count)
-        self.metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
 
 
 async def _answer_error(request: Request, error: Exception) -> JSONResponse:

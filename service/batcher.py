@@ -18,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
-import numpy as np
-
 from model.sequences import FloatArray, LengthArray, Sequences
 from service.errors import DeadlineError, QueueFullError, UnavailableError
 from service.jobs import Job, Piece, Result, Waiting, form_batch, join
@@ -231,9 +229,11 @@ class Batcher:
             else:
                 raise
             return
-        ends = np.cumsum([piece.stop - piece.start for piece in pieces])
-        for piece, part in zip(pieces, np.split(rows, ends[:-1]), strict=True):
-            self._deliver(piece.job, part)
+        start = 0
+        for piece in pieces:
+            stop = start + piece.stop - piece.start
+            self._deliver(piece.job, rows[start:stop])
+            start = stop
 
     async def _call(self, pieces: list[Piece]) -> FloatArray:
         values = join([piece.values for piece in pieces])

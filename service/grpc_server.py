@@ -18,7 +18,6 @@ import grpc.aio
 import structlog
 from structlog.types import FilteringBoundLogger
 
-from service.access import levels, name_request
 from service.embedding import EmbeddingService
 from service.errors import (
     ClientGoneError,
@@ -39,6 +38,7 @@ from service.grpc_messages import (
     ServerMetadataResponse,
     ServerReadyResponse,
 )
+from service.notes import levels, name_request
 from service.security import bearer, is_one_of
 from service.settings import Settings, SettingsError
 from service.tensors import METHODS, check_model, model_metadata, server_metadata

@@ -1,7 +1,7 @@
 """What the process writes to its log: one JSON object a line, or text for a terminal.
 
 Every line has the same form, from whichever logger it comes: loggers of the standard library go
-through structlog's formatter, uvicorn's too. The access log (`access.py`) goes to structlog
+through structlog's formatter, uvicorn's too. Lines of requests (`observed.py`) go to structlog
 directly, which takes a third of the time. All lines of a request carry its `request_id`. Lines
 tell of requests, never what is in them.
 """
@@ -15,7 +15,7 @@ import orjson
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
-from service.access import add_noted
+from service.notes import add_noted
 from service.settings import Settings
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from service import openapi, tensors
+from service.direct import add_direct_post
 from service.embedding import EmbeddingService
 from service.oip import InferForm
 
@@ -45,10 +46,10 @@ def add_oip(app: FastAPI, service: EmbeddingService) -> None:
         service.check_ready()
         return {"name": name, "ready": True}
 
-    @router.post("/models/{name}/infer", **openapi.INFER)
-    @router.post("/models/{name}/versions/{model_version}/infer", **openapi.INFER)
     async def infer(request: Request, name: str, model_version: str | None = None) -> Response:
         check_model(name, model_version)
         return await service.answer(request, InferForm(request.headers))
 
     app.include_router(router)
+    for path in ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{model_version}/infer"):
+        add_direct_post(app, path, infer, **openapi.INFER)

@@ -10,10 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.answers import error_answer
 from service.errors import UnauthorizedError
+from service.paths import is_open
 from service.settings import Settings
 
-# Health is for probes, which have no key; administration has a key of its own.
-OPEN_PREFIXES = ("/health/", "/v2/health/", "/admin/")
 SCHEME = b"bearer "
 
 SECURITY_HEADERS = {
@@ -67,7 +66,7 @@ class ApiKeys:
         self.keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        guarded = scope["type"] == "http" and not scope["path"].startswith(OPEN_PREFIXES)
+        guarded = scope["type"] == "http" and not is_open(scope["path"])
         if guarded and not is_one_of(bearer(_authorization(scope)), self.keys):
             error = UnauthorizedError("this needs an API key: Authorization: Bearer <key>")
             await error_answer(error, scope["path"])(scope, receive, send)

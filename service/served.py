@@ -9,10 +9,10 @@ from typing import Any
 
 from model.engine import Engine, available_processors
 from model.sequences import SequenceError, Sequences
-from service.access import note
 from service.batcher import Batcher, Refused
 from service.jobs import Result
 from service.metrics import Metrics
+from service.notes import note
 from service.settings import Settings
 from service.tracing import record_stages
 from service.wire import Limits, invalid

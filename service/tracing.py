@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access import QUIET, note, route_of
+from service.notes import note
+from service.paths import is_polled
 from service.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Traced:
         self._failed = trace.StatusCode.ERROR
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(QUIET):
+        if scope["type"] != "http" or is_polled(scope["path"]):
             await self.app(scope, receive, send)
             return
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
@@ -141,7 +142,8 @@ class Traced:
             try:
                 await self.app(scope, receive, answer)
             finally:
-                route = route_of(scope)
+                # As it was declared; None where a path leads nowhere.
+                route = getattr(scope.get("route"), "path", None)
                 if route is not None:
                     span.update_name(f"{scope['method']} {route}")
                     span.set_attribute("http.route", route)

@@ -20,7 +20,14 @@ import safetensors.numpy
 from pydantic import ValidationError
 
 from model.errors import explain
-from model.sequences import FloatArray, SequenceError, Sequences, check_lengths, check_values
+from model.sequences import (
+    FloatArray,
+    SequenceError,
+    Sequences,
+    check_finite,
+    check_lengths,
+    check_shape,
+)
 from service.errors import InvalidError, UnparseableError, UnsupportedMediaTypeError
 from service.json_body import decode_json
 from service.media import JSON, MEDIA_TYPES, NPY, SAFETENSORS
@@ -111,7 +118,8 @@ def check_request(request: EmbedRequest, limits: Limits) -> None:
         )
     try:
         longest = int(sequences.lengths.max())
-        check_values(sequences.values, sequences.lengths, limits.embed_dim, longest)
+        check_shape(sequences.values, sequences.lengths, limits.embed_dim, longest)
+        check_finite(sequences.values, sequences.lengths)
     except SequenceError as error:
         raise invalid(error) from error
 

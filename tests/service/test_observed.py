@@ -52,7 +52,8 @@ def test_a_request_is_one_line(engine, configured):
         assert line.pop("ms") > 0
         assert line.pop("timestamp").endswith("Z")
         assert line == {
-            **{"event": "request", "level": "info", "method": "POST", "route": "/embed"},
+            **{"event": "request", "level": "info", "method": "POST", "path": "/embed"},
+            "route": "/embed",
             **{"status": 200, "sequences": 2, "timesteps": 3, "request_id": "order-66"},
             "trace_id": TRACE,
             "bytes_in": int(answer.request.headers["content-length"]),
@@ -105,8 +106,12 @@ def test_refusals_are_lines_too(engine, configured):
         await client.post("/embed", content=b"{", headers=headers)
         await client.get(long, headers=headers)
         await asyncio.sleep(0)
-        got = [(line["status"], line["route"]) for line in lines()]
-        assert got == [(401, "/embed"), (415, "/embed"), (404, long[:200])]
+        got = [(line["status"], line["route"], line["path"]) for line in lines()]
+        assert got == [
+            (401, "/embed", "/embed"),
+            (415, "/embed", "/embed"),
+            (404, "other", long[:200]),
+        ]
 
     ask(engine, talk, api_keys="key")
 

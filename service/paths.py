@@ -1,0 +1,42 @@
+"""The paths that are served, and what sets some of them apart."""
+
+ROUTES = (
+    "/embed",
+    "/info",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/docs",
+    "/openapi.json",
+    "/admin/reload",
+    "/v2",
+    "/v2/infer",
+    "other",
+)
+"""What requests are counted under."""
+
+_HEALTH = ("/health/", "/v2/health/")
+
+
+def route_of(path: str) -> str:
+    """Under which of `ROUTES` a request is counted."""
+    if path in ROUTES:
+        return path
+    if is_oip(path):
+        return "/v2/infer" if path.endswith("/infer") else "/v2"
+    return "other"
+
+
+def is_oip(path: str) -> bool:
+    """Whether the Open Inference Protocol is spoken there."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
+def is_polled(path: str) -> bool:
+    """Whether machines ask there every few seconds."""
+    return path == "/metrics" or path.startswith(_HEALTH)
+
+
+def is_open(path: str) -> bool:
+    """Whether no API key is asked for: probes have none, administration has a key of its own."""
+    return path.startswith((*_HEALTH, "/admin/"))
