@@ -9,6 +9,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.errors import BodyTooLargeError, ClientGoneError, QueueFullError, SlowBodyError
 
+# Most answers are there sooner, and a task that watches the client costs as much as decoding.
+UNWATCHED_SECONDS = 0.005
+
 T = TypeVar("T")
 
 
@@ -94,7 +97,7 @@ def _too_large(limit: int, actual: str, size: int) -> BodyTooLargeError:
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Awaits `work`, and cancels it when the client leaves.
 
-    The request's body must have been read.
+    The request's body must have been read. In the first `UNWATCHED_SECONDS` nothing is cancelled.
 
     Raises:
         ClientGoneError: the client left.
@@ -107,18 +110,26 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         if waiting and not watch.cancelled():
             caller.cancel()
 
-    watch = asyncio.ensure_future(_until_disconnected(request))
-    watch.add_done_callback(leave)
+    watch: asyncio.Task[None] | None = None
+
+    def start() -> None:
+        nonlocal watch
+        watch = asyncio.ensure_future(_until_disconnected(request))
+        watch.add_done_callback(leave)
+
+    timer = asyncio.get_running_loop().call_later(UNWATCHED_SECONDS, start)
     try:
         return await work
     except asyncio.CancelledError:
-        if not watch.done():
+        if not (watch and watch.done()):
             raise
         caller.uncancel()
         raise ClientGoneError("the client left before the answer") from None
     finally:
         waiting = False
-        watch.cancel()
+        timer.cancel()
+        if watch:
+            watch.cancel()
 
 
 async def _until_disconnected(request: Request) -> None:
