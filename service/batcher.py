@@ -155,9 +155,9 @@ class Batcher:
         self._jobs[job] = None
         self._wake.set()
         try:
-            return await asyncio.wait_for(
-                job.future, None if deadline is None else max(0.0, deadline - time.monotonic())
-            )
+            if deadline is None:
+                return await job.future
+            return await asyncio.wait_for(job.future, max(0.0, deadline - time.monotonic()))
         except TimeoutError as error:
             raise DeadlineError("the request's time limit passed before it was computed") from error
         finally:

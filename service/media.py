@@ -1,5 +1,7 @@
 """The media types of requests and answers."""
 
+from functools import lru_cache
+
 from service.errors import NotAcceptableError
 
 JSON = "application/json"
@@ -11,6 +13,7 @@ BINARY_TYPES = (NPY, SAFETENSORS)
 MEDIA_TYPES = (JSON, *BINARY_TYPES)
 
 
+@lru_cache(maxsize=256)
 def negotiate(accept: str | None) -> str:
     """The media type of the answer: the one that `Accept` likes best.
 

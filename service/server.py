@@ -6,6 +6,7 @@ loads the packed file again; if it is broken, the old model goes on serving.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -105,6 +106,9 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
     # The event loop and the engine hand the interpreter to each other with every batch; at the
     # default of 5 ms the engine would wait for it as long as it computes.
     sys.setswitchinterval(SWITCH_SECONDS)
+    # What is there now lives as long as the process: no use in looking through it for garbage.
+    gc.collect()
+    gc.freeze()
     _Server(config, service).run([listener] if listener else None)
     if traces:
         tracing.finish(traces)
