@@ -1,5 +1,6 @@
 """The HTTP application: routes, error answers and request metrics around one engine."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from model.engine import Engine
@@ -117,7 +118,10 @@ def _add_service(app: FastAPI, service: EmbeddingService) -> None:
 
     @app.get("/metrics", **openapi.METRICS)
     async def metrics() -> Response:
-        content = generate_latest(service.metrics.registry)
+        service.refresh_metrics()
+        # The files of many workers take a while.
+        render = service.metrics.render
+        content = await asyncio.to_thread(render) if service.metrics.shared else render()
         return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

@@ -34,6 +34,8 @@ from service.wire import EmbedAnswer, EmbedRequest
 INLINE_JSON_BYTES = 64 * 1024
 INLINE_BINARY_BYTES = 2 * 1024 * 1024
 
+REFRESH_SECONDS = 1.0
+
 INLINE_TYPES = (*BINARY_TYPES, OCTETS)
 
 T = TypeVar("T")
@@ -65,16 +67,15 @@ class EmbeddingService:
         self._bodies = BodyBudget(settings.max_bodies_bytes)
         # Models that were replaced and still answer what they had accepted.
         self._retiring: dict[ServedModel, asyncio.Task[bool]] = {}
+        self._refreshing: asyncio.Task[None] | None = None
         metrics.show_model(self._labels())
-        metrics.ready.set_function(self._is_ready)
-        metrics.stuck.set_function(lambda: self.served.batcher.stuck)
-        metrics.queue_requests.set_function(lambda: self._admitted("admitted_requests"))
-        metrics.queue_timesteps.set_function(lambda: self._admitted("admitted_timesteps"))
 
     def start(self) -> None:
         """Starts answering; call it inside the event loop."""
         self.served.batcher.start()
         self._started = True
+        if self.metrics.shared:
+            self._refreshing = asyncio.create_task(self._refresh())
 
     async def finish(self) -> None:
         """Says at once that it is not ready, then finishes everything accepted and stops.
@@ -82,11 +83,14 @@ class EmbeddingService:
         New requests are still answered for `drain_delay_seconds`, until load balancers know.
         """
         self.draining = True
+        self.refresh_metrics()
         await asyncio.sleep(self.settings.drain_delay_seconds)
         self._refusing = True
         retired = asyncio.gather(*self._retiring.values())
         last = self.served.retire(self.settings.drain_seconds)
         self.finished = all([await last, *await retired])
+        if self._refreshing:
+            self._refreshing.cancel()
 
     def check_ready(self) -> None:
         """Raises UnavailableError, with the reason, unless requests can be answered."""
@@ -138,13 +142,24 @@ class EmbeddingService:
         else:
             log.info("now serving %s, revision %s", about["name"], about["revision"])
 
+    def refresh_metrics(self) -> None:
+        """Brings the gauges of the queue and of readiness up to date."""
+        batchers = [served.batcher for served in (self.served, *self._retiring)]
+        self.metrics.queue_requests.set(sum(b.admitted_requests for b in batchers))
+        self.metrics.queue_timesteps.set(sum(b.admitted_timesteps for b in batchers))
+        self.metrics.ready.set(self._is_ready())
+        self.metrics.stuck.set(self.served.batcher.stuck)
+
+    async def _refresh(self) -> None:
+        # Another worker may be asked for them.
+        while True:
+            self.refresh_metrics()
+            await asyncio.sleep(REFRESH_SECONDS)
+
     def _labels(self) -> dict[str, str]:
         engine = self.served.engine
         model = engine.model
         return {"name": model.name, "revision": model.revision, "kernel": engine.kernel}
-
-    def _admitted(self, what: str) -> int:
-        return sum(getattr(served.batcher, what) for served in (self.served, *self._retiring))
 
     @contextmanager
     def accept(self) -> Iterator[tuple[ServedModel, Lease]]:

@@ -1,8 +1,21 @@
-"""The service's metrics, each defined once, all of them there from the start."""
+"""The service's metrics, each defined once, all of them there from the start.
 
+Several workers share theirs by prometheus_client's multiprocess mode: each writes to files of its
+own in one folder, and whichever is asked adds up what all have written.
+"""
+
+import os
 from collections.abc import Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.batcher import BatchReport
 from service.errors import ClientGoneError, QueueFullError
@@ -11,6 +24,9 @@ SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 REQUEST_SECONDS = (*SECONDS, 10, 30)
 TIMESTEPS = (1, 4, 16, 64, 256, 1024, 2048, 4096, 8192, 16_384)
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+# prometheus_client looks for it when it is imported.
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 REFUSALS = ("slow_headers", "large_headers", "malformed", "slow_reader", "too_many")
 
@@ -21,9 +37,13 @@ class Metrics:
     Args:
         routes: the paths whose requests are counted.
         statuses: the statuses that they answer with.
+
+    Attributes:
+        shared: whether other processes add to the same metrics.
     """
 
     def __init__(self, routes: Sequence[str], statuses: Iterable[int]) -> None:
+        self.shared = SHARED_FOLDER in os.environ
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "tritserve_requests", "Answered requests.", ["route", "status"], registry=registry
@@ -45,10 +65,16 @@ class Metrics:
             "tritserve_timesteps", "Timesteps of answered sequences.", registry=registry
         )
         self.queue_requests = Gauge(
-            "tritserve_queue_requests", "Requests waiting or computing.", registry=registry
+            "tritserve_queue_requests",
+            "Requests waiting or computing.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.queue_timesteps = Gauge(
-            "tritserve_queue_timesteps", "Timesteps waiting or computing.", registry=registry
+            "tritserve_queue_timesteps",
+            "Timesteps waiting or computing.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.batch_sequences = Histogram(
             "tritserve_batch_sequences",
@@ -95,14 +121,23 @@ class Metrics:
             registry=registry,
         )
         self.ready = Gauge(
-            "tritserve_ready", "1 if requests can be answered, else 0.", registry=registry
+            "tritserve_ready",
+            "1 if requests can be answered, else 0.",
+            registry=registry,
+            multiprocess_mode="livemin",
         )
         self.stuck = Gauge(
             "tritserve_stuck",
             "1 if the engine has been in one call for too long, else 0.",
             registry=registry,
+            multiprocess_mode="livemax",
         )
-        self.connections = Gauge("tritserve_connections", "Open connections.", registry=registry)
+        self.connections = Gauge(
+            "tritserve_connections",
+            "Open connections.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self.refused_connections = Counter(
             "tritserve_refused_connections",
             "Connections that were closed for what their client did, or because of too many.",
@@ -111,18 +146,31 @@ class Metrics:
         )
         for reason in REFUSALS:
             self.refused_connections.labels(reason)
-        ProcessCollector(registry=registry)
+        if not self.shared:
+            ProcessCollector(registry=registry)
         self.model_info = Gauge(
             "tritserve_model_info",
-            "The served model.",
+            "1 for the served model, 0 for those that it replaced.",
             ["name", "revision", "kernel"],
             registry=registry,
+            multiprocess_mode="livemax",
         )
+        self._model: dict[str, str] = {}
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads; of all processes where they are shared."""
+        if not self.shared:
+            return generate_latest(self.registry)
+        everything = CollectorRegistry()
+        MultiProcessCollector(everything)  # type: ignore[no-untyped-call]
+        return generate_latest(everything)
 
     def show_model(self, labels: dict[str, str]) -> None:
         """Says which model is served: its `name`, `revision` and `kernel`."""
-        self.model_info.clear()
+        if self._model:
+            self.model_info.labels(**self._model).set(0)
         self.model_info.labels(**labels).set(1)
+        self._model = labels
 
     def count_answer(self, route: str, status: int) -> None:
         """Records how one request was answered."""

@@ -2,21 +2,26 @@
 
 The supervisor opens the listening socket and hands it to every worker, an ordinary server process.
 A worker that dies is replaced, and what it held is lost; signals are passed on to all. The
-supervisor ends when its workers have.
+workers count in one folder of the supervisor's. It ends when its workers have.
 """
 
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import threading
 import time
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess, parent_process
+from tempfile import TemporaryDirectory
 from types import FrameType
 
+from prometheus_client.multiprocess import mark_process_dead
+
 from service import logs
+from service.metrics import SHARED_FOLDER
 from service.server import run
 from service.settings import Settings
 
@@ -25,6 +30,7 @@ log = logging.getLogger("tritserve")
 # A worker that dies sooner could not start; the next one waits as long.
 SHORT_LIFE_SECONDS = 1.0
 BACKLOG = 2048
+SHARED_MEMORY = "/dev/shm"
 
 
 class Supervisor:
@@ -51,8 +57,16 @@ class Supervisor:
         """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._pass_on)
-        for slot in range(self._settings.workers):
-            self._start(slot)
+        memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
+        with TemporaryDirectory(prefix="tritserve-", dir=memory) as folder:
+            os.environ[SHARED_FOLDER] = folder
+            for slot in range(self._settings.workers):
+                self._start(slot)
+            status = self._keep_alive()
+        self._listener.close()
+        return status
+
+    def _keep_alive(self) -> int:
         status = 0
         while self._workers:
             wait([worker.sentinel for worker in self._workers.values()], timeout=1.0)
@@ -60,13 +74,14 @@ class Supervisor:
                 if worker.exitcode is None:
                     continue
                 del self._workers[slot]
+                # It no longer has anything open or waiting; what it counted stays.
+                mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
                 if self._stopping:
                     # One that the signal met before it could handle it had accepted nothing.
                     in_order = worker.exitcode in {0, -signal.SIGTERM}
                     status = max(status, int(not in_order))
                 else:
                     self._replace(slot, worker.exitcode)
-        self._listener.close()
         return status
 
     def _start(self, slot: int) -> None:
@@ -106,4 +121,5 @@ def _end_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
+        shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)
         os.kill(os.getpid(), signal.SIGTERM)

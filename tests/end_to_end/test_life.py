@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -21,6 +22,7 @@ from tests.end_to_end.server import serving
 
 # Slow on purpose: a call of the engine takes a while, so that requests are caught in it.
 SLOW = {"embed_dim": 64, "hidden_size": 512, "num_layers": 4, "window_size": 500}
+SHARED = Path("/dev/shm")
 
 
 @pytest.fixture(scope="module")
@@ -229,13 +231,55 @@ def test_workers_share_a_port_are_replaced_and_end_together(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_count_together(tmp_path):
+    def metrics(url):
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+
+    def answered(url):
+        return float(metrics(url)['tritserve_requests_total{route="/embed",status="200"}'])
+
+    folders = set(SHARED.glob("tritserve-*"))
+    with serving("--workers", "2", log=tmp_path / "log") as (url, process):
+        wait_for(lambda: metrics(url).get("tritserve_ready") == "1.0")
+        assert answered(url) == 0
+        for count in range(1, 31):
+            httpx.post(f"{url}/embed", json={"sequences": [[[0.0] * 12]] * 2}).raise_for_status()
+            # Each connection may meet another worker.
+            assert [answered(url) for _ in range(3)] == [count] * 3
+        before = metrics(url)
+        assert before["tritserve_batch_sequences_sum"] == "60.0"
+        assert before["tritserve_timesteps_total"] == "60.0"
+        idle = [httpx.Client(base_url=url) for _ in range(20)]
+        for client in idle:
+            client.get("/health/live")
+        assert float(metrics(url)["tritserve_connections"]) == 21
+        for victim in worker_pids(process):
+            os.kill(victim, signal.SIGKILL)
+            wait_for(lambda: len(worker_pids(process)) == 2 and victim not in worker_pids(process))  # noqa: B023
+            wait_for(lambda: metrics(url).get("tritserve_ready") == "1.0")
+        # What was counted stays, what was open is gone.
+        assert answered(url) == 30
+        assert float(metrics(url)["tritserve_connections"]) == 1
+        (model,) = [name for name in metrics(url) if name.startswith("tritserve_model_info")]
+        assert metrics(url)[model] == "1.0"
+        for client in idle:
+            client.close()
+        process.terminate()
+        assert process.wait(20) == 0, (tmp_path / "log").read_text()
+    assert set(SHARED.glob("tritserve-*")) <= folders
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_end_when_their_supervisor_is_killed(tmp_path):
+    folders = set(SHARED.glob("tritserve-*"))
     with serving("--workers", "2", log=tmp_path / "log") as (_, process):
         wait_for(lambda: len(worker_pids(process)) == 2)
         workers = worker_pids(process)
         process.kill()
         process.wait()
         wait_for(lambda: not any(command_line(pid) for pid in workers))
+    assert set(SHARED.glob("tritserve-*")) <= folders
 
 
 def test_a_taken_port_or_a_missing_model_is_one_clear_line(tmp_path):
