@@ -30,8 +30,9 @@ class EmbedBody(Options):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     sequences: SequenceList = Field(
+        json_schema_extra={"minItems": 1},
         description="Each sequence is a list of timesteps, each timestep a list of `embed_dim` "
-        "numbers. Sequences may differ in length."
+        "numbers. Sequences may differ in length.",
     )
 
 
@@ -56,7 +57,9 @@ def decode_json(
     sequences, options = parsed
     if not len(sequences):
         raise InvalidError("a batch needs at least one sequence", field="sequences")
-    return sequences, Options.model_validate(options.model_dump(exclude={"sequences"}))
+    return sequences, Options.model_validate(
+        options.model_dump(include=options.model_fields_set - {"sequences"})
+    )
 
 
 def _decode_in_pieces(

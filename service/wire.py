@@ -85,11 +85,8 @@ def decode(
     media_type, *parameters = (part.strip().lower() for part in (content_type or "").split(";"))
     charset = next((text[8:].strip('"') for text in parameters if text.startswith("charset=")), "")
     if media_type == JSON and charset in {"", "utf-8"}:
-        if query:
-            raise InvalidError(
-                f"query parameters {sorted(query)} go into the JSON body as fields", field="query"
-            )
-        request = EmbedRequest(*decode_json(body, limits.embed_dim))
+        sequences, given = decode_json(body, limits.embed_dim)
+        request = EmbedRequest(sequences, _merge(given, read_options(query)))
     elif media_type == NPY:
         request = EmbedRequest(_decode_npy(body), read_options(query))
     elif media_type == SAFETENSORS:
@@ -131,6 +128,13 @@ def invalid(error: SequenceError, first_row: int = 0) -> InvalidError:
     row = first_row + error.row
     message = str(error).replace(f"sequence {error.row}", f"sequence {row}", 1)
     return InvalidError(message, row=row, timestep=error.timestep)
+
+
+def _merge(body: Options, query: Options) -> Options:
+    twice = sorted(body.model_fields_set & query.model_fields_set)
+    if twice:
+        raise InvalidError(f"{twice[0]} is in the body and in the query", field=twice[0])
+    return body.model_copy(update=query.model_dump(exclude_unset=True))
 
 
 def read_options(query: Mapping[str, str]) -> Options:

@@ -205,7 +205,7 @@ def test_damaged_bodies_are_read_or_refused(data, content_type):
         assert np.isfinite(request.sequences.values).all()
 
 
-def test_options_come_in_the_query_of_binary_bodies():
+def test_options_come_in_the_query():
     body = npy(VALUES[None])
     options = read(body, NPY, {"normalize": "true", "precision": "int8"}).options
     assert options == Options(normalize=True, precision="int8")
@@ -213,8 +213,11 @@ def test_options_come_in_the_query_of_binary_bodies():
         read(body, NPY, {"speed": "1"})
     with pytest.raises(InvalidError, match="valid boolean"):
         read(body, NPY, {"normalize": "perhaps"})
-    with pytest.raises(InvalidError, match="go into the JSON body"):
-        read(orjson.dumps({"sequences": [GOOD]}), JSON, {"normalize": "true"})
+    body = orjson.dumps({"sequences": [GOOD], "overlong": "keep_last"})
+    options = read(body, JSON, {"normalize": "true"}).options
+    assert options == Options(normalize=True, overlong="keep_last")
+    with pytest.raises(InvalidError, match="overlong is in the body and in the query"):
+        read(body, JSON, {"overlong": "keep_last"})
 
 
 @pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/octet-stream"])

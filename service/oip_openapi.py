@@ -1,0 +1,112 @@
+"""What the API's description says of the Open Inference Protocol."""
+
+from typing import Any
+
+from service import errors
+from service.media import JSON, OCTETS
+from service.oip import HEADER_LENGTH
+from service.schemas import (
+    BINARY,
+    COUNT,
+    EMBED_ERRORS,
+    ENCODING_HEADER,
+    TIMEOUT_HEADER,
+    describe_error,
+    extend,
+    option_schemas,
+    record,
+)
+from service.tensors import DATATYPES, DTYPES
+
+_OIP_ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+
+
+def _oip_error(error: type[errors.ServiceError]) -> dict[str, Any]:
+    return describe_error(error) | {"content": {JSON: {"schema": _OIP_ERROR}}}
+
+
+OIP_ERRORS: dict[int | str, dict[str, Any]] = {
+    error.status: _oip_error(error)
+    for error in (errors.UnauthorizedError, errors.UnknownPathError, errors.UnavailableError)
+}
+_HEADER_LENGTH = {
+    "name": HEADER_LENGTH,
+    "in": "header",
+    "required": False,
+    "description": "How many bytes of the body are JSON, where those of tensors follow.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+_INFER_EXAMPLE = {
+    "inputs": [
+        {
+            "name": "values",
+            "datatype": "FP32",
+            "shape": [3, 2],
+            "data": [0.1, -0.2, 0.3, 0.4, 1, 2],
+        },
+        {"name": "lengths", "datatype": "INT64", "shape": [2], "data": [2, 1]},
+    ],
+    "parameters": {"normalize": True},
+}
+_SHAPE = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 3}
+_NUMBERS = {"type": "array", "description": "Flat or nested as `shape` says."}
+_BYTES = record(binary_data_size={**COUNT, "description": "Of its bytes after the JSON."})
+_INPUT = extend(
+    record(
+        name={"type": "string", "enum": ["values", "lengths"]},
+        datatype={"type": "string", "enum": list(DTYPES)},
+        shape=_SHAPE,
+    ),
+    data=_NUMBERS,
+    parameters=_BYTES,
+)
+_OUTPUT = extend(
+    record(name={"type": "string", "enum": ["embeddings", "scales"]}),
+    parameters=record(binary_data={"type": "boolean"}),
+)
+_INFER_SCHEMA = extend(
+    record(inputs={"type": "array", "minItems": 1, "maxItems": 2, "items": _INPUT}),
+    id={"type": "string"},
+    parameters={
+        "type": "object",
+        "properties": {**option_schemas(), "binary_data_output": {"type": "boolean"}},
+        "additionalProperties": False,
+    },
+    outputs={"type": "array", "maxItems": 2, "items": _OUTPUT},
+)
+_INFER_ANSWER_SCHEMA = record(
+    model_name={"type": "string"},
+    model_version={"type": "string"},
+    parameters=record(truncated={**COUNT, "description": "Sequences that were shortened."}),
+    outputs={
+        "type": "array",
+        "items": record(
+            name={"type": "string"},
+            datatype={"type": "string", "enum": list(DATATYPES.values())},
+            shape=_SHAPE,
+        ),
+    },
+)
+INFER: dict[str, Any] = {
+    "summary": "Embed sequences (Open Inference Protocol)",
+    "description": "`values` `[timesteps, embed_dim]` with `lengths` `[batch]`, or `values` "
+    "`[batch, seq_len, embed_dim]` alone. Parameters are the options of `POST /embed`.",
+    "responses": {
+        200: {
+            "description": "JSON, or JSON followed by the bytes of tensors.",
+            "content": {JSON: {"schema": _INFER_ANSWER_SCHEMA}, OCTETS: BINARY},
+        },
+        **OIP_ERRORS,
+        **{error.status: _oip_error(error) for error in EMBED_ERRORS},
+    },
+    "openapi_extra": {
+        "parameters": [_HEADER_LENGTH, TIMEOUT_HEADER, ENCODING_HEADER],
+        "requestBody": {
+            "required": True,
+            "content": {
+                JSON: {"schema": _INFER_SCHEMA, "example": _INFER_EXAMPLE},
+                OCTETS: BINARY,
+            },
+        },
+    },
+}
