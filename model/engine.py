@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from model import _native
 from model.errors import UserError
+from model.golden import MIN_COSINE, agreement
 from model.packed import PackedFileError, PackedModel, read
 from model.sequences import (
     FloatArray,
@@ -20,7 +21,6 @@ from model.sequences import (
     refuse_values,
 )
 
-GOLDEN_COSINE = 0.999
 LARGEST_DEVIATION = 1e12
 ISA_VARIABLE = "TRITSERVE_ISA"
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -133,12 +133,11 @@ class Engine:
             got = self.embed(values, np.array([len(values)]))[0]
         except SequenceError as error:
             raise PackedFileError(f"the golden vector cannot be computed: {error}") from error
-        norms = np.linalg.norm(got) * np.linalg.norm(expected)
-        cosine = float(got @ expected / norms) if norms else float(np.array_equal(got, expected))
-        if not cosine >= GOLDEN_COSINE:
+        cosine = agreement(got, expected)
+        if not cosine >= MIN_COSINE:
             raise PackedFileError(
                 f"the model does not reproduce its golden vector: cosine {cosine:.6f}, "
-                f"at least {GOLDEN_COSINE} is needed; its config or weights were changed"
+                f"at least {MIN_COSINE} is needed; its config or weights were changed"
             )
 
 

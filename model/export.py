@@ -10,13 +10,12 @@ import torch
 from model.bitlinear import BitLinear
 from model.bitnet import BitNet
 from model.errors import UserError
+from model.golden import MIN_COSINE, agreement
 from model.layout import layout
 from model.packed import PackedLayer, PackedModel, write
 from model.reference import Reference
 from model.sequences import FloatArray
 from model.trits import pack_binary, pack_ternary
-
-MIN_COSINE = 0.999
 
 
 class ExportError(UserError):
@@ -54,7 +53,7 @@ def export(
         path, config=config, name=name, training=training, layers=layers, tensors=tensors
     )
     computed = Reference(packed).embed(golden, np.array([len(golden)]))[0]
-    cosine = computed @ embedding / (np.linalg.norm(computed) * np.linalg.norm(embedding))
+    cosine = agreement(computed, embedding)
     if not cosine >= MIN_COSINE:
         path.unlink()
         raise ExportError(f"the packed model disagrees with the trained one: cosine {cosine:.6f}")

@@ -45,6 +45,22 @@ def serving(
         process.wait()
 
 
+def refused_start(*arguments: str | Path, environment: dict[str, str] | None = None) -> str:
+    """What `tritserve serve` writes to its standard error where it must not start."""
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", *arguments]
+    run = subprocess.run(
+        [str(part) for part in command],
+        env=os.environ | (environment or {}),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert run.returncode > 0
+    assert "Traceback" not in run.stderr
+    return run.stderr
+
+
 def wait_until_ready(
     url: str, process: subprocess.Popen[bytes], log: Path, verify: ssl.SSLContext | None
 ) -> None:
