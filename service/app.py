@@ -51,7 +51,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
-        async with grpc_extra.serving(service):
+        async with grpc_extra.serving(service, traces):
             try:
                 yield
             finally:

@@ -4,10 +4,14 @@ Nothing of them is imported while `grpc_port` is not set.
 """
 
 from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from service.embedding import EmbeddingService
 from service.settings import Settings, SettingsError
 from service.tensors import METHODS
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 
 def routes(settings: Settings) -> tuple[str, ...]:
@@ -29,10 +33,12 @@ def check(settings: Settings) -> None:
     credentials(settings)
 
 
-def serving(service: EmbeddingService) -> AbstractAsyncContextManager[None]:
+def serving(
+    service: EmbeddingService, traces: "TracerProvider | None"
+) -> AbstractAsyncContextManager[None]:
     """Serves gRPC, if it is asked for, until the context is left."""
     if service.settings.grpc_port is None:
         return nullcontext()
     from service.grpc_server import serving_grpc  # noqa: PLC0415
 
-    return serving_grpc(service)
+    return serving_grpc(service, traces)

@@ -8,10 +8,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -42,6 +42,10 @@ from service.notes import levels, name_request
 from service.security import bearer, is_one_of
 from service.settings import Settings, SettingsError
 from service.tensors import METHODS, check_model, model_metadata, server_metadata
+from service.tracing import ServerSpan, ServerSpans
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 # For calls that are still open when the service has finished, or given up.
 CLOSE_SECONDS = 5.0
@@ -83,7 +87,9 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
 
 
 @asynccontextmanager
-async def serving_grpc(service: EmbeddingService) -> AsyncIterator[None]:
+async def serving_grpc(
+    service: EmbeddingService, traces: "TracerProvider | None"
+) -> AsyncIterator[None]:
     """Serves until the context is left, then lets open calls end.
 
     Raises:
@@ -98,7 +104,7 @@ async def serving_grpc(service: EmbeddingService) -> AsyncIterator[None]:
         ("grpc.so_reuseport", int(settings.workers > 1)),
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=settings.max_connections)
-    calls = _Calls(service)
+    calls = _Calls(service, traces)
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         name: grpc.stream_unary_rpc_method_handler(partial(calls.answer, name)) for name in METHODS
     }
@@ -126,8 +132,9 @@ async def serving_grpc(service: EmbeddingService) -> AsyncIterator[None]:
 class _Calls:
     """The methods of the service."""
 
-    def __init__(self, service: EmbeddingService) -> None:
+    def __init__(self, service: EmbeddingService, traces: "TracerProvider | None") -> None:
         self._service = service
+        self._spans = ServerSpans(traces) if traces else None
         self._keys = service.settings.read_api_keys()
         self._log: FilteringBoundLogger = structlog.get_logger().bind()
 
@@ -139,17 +146,21 @@ class _Calls:
         trailing = [("x-request-id", request_id)]
         answer, failure = b"", None
         status = ClientGoneError.status
-        try:
-            answer = await self._answer(method, dict(metadata), context)
-            status = 200
-        except ServiceError as error:
-            failure = error
-        except Exception as error:
-            log.error("a bug in answering %s", method, exc_info=error)
-            failure = ServiceError("a bug in the service; its log tells more")
-        finally:
-            status = failure.status if failure else status
-            self._count(method, status, time.perf_counter() - start)
+        with self._trace(method, metadata) as server:
+            try:
+                answer = await self._answer(method, dict(metadata), context)
+                status = 200
+            except ServiceError as error:
+                failure = error
+            except Exception as error:
+                log.error("a bug in answering %s", method, exc_info=error)
+                failure = ServiceError("a bug in the service; its log tells more")
+            finally:
+                status = failure.status if failure else status
+                self._count(method, status, time.perf_counter() - start)
+                if server:
+                    server.answered("rpc.grpc.status_code", _code(status), status >= 500)
+                    trailing.append(("traceresponse", server.traceresponse))
         if failure:
             trailing += [(k.lower(), v) for k, v in failure.headers.items() if k == "Retry-After"]
             await context.abort(
@@ -157,6 +168,14 @@ class _Calls:
             )
         context.set_trailing_metadata(tuple(trailing))
         return answer
+
+    def _trace(
+        self, method: str, metadata: list[tuple[bytes, bytes]]
+    ) -> AbstractContextManager[ServerSpan | None]:
+        if self._spans is None or method in OPEN_METHODS:
+            return nullcontext()
+        attributes = {"rpc.system": "grpc", "rpc.service": SERVICE.full_name, "rpc.method": method}
+        return self._spans.around(f"{SERVICE.full_name}/{method}", metadata, attributes)
 
     def _count(self, method: str, status: int, seconds: float) -> None:
         metrics, route = self._service.metrics, f"grpc/{method}"
@@ -215,6 +234,14 @@ class _Calls:
             return ModelReadyResponse(ready=_holds(service.check_ready))
         config = service.served.engine.model.config
         return ModelMetadataResponse(**model_metadata(name, config.embed_dim, config.hidden_size))
+
+
+def _code(status: int) -> int:
+    """The number of the gRPC status that stands for an HTTP status."""
+    if status == 200:
+        return 0
+    code = CODES.get(status, grpc.StatusCode.CANCELLED)
+    return int(code.value[0])
 
 
 def _holds(check: Any) -> bool:

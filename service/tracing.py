@@ -1,6 +1,6 @@
 """OpenTelemetry traces: a server span for each request, and one for each stage under it.
 
-    POST /embed: decode -> queue -> compute -> encode
+    POST /embed, or a gRPC ModelInfer: decode -> queue -> compute -> encode
 
 Off unless OTEL_EXPORTER_OTLP_ENDPOINT says where spans go; all OTEL_ variables of the SDK count.
 A caller's W3C `traceparent` is the parent, the answer's `traceresponse` names the server span, and
@@ -10,8 +10,8 @@ of them is imported while tracing is off.
 
 import logging
 import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from service.settings import SettingsError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Tracer
+    from opentelemetry.trace import Span, StatusCode, Tracer
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -93,57 +93,87 @@ def record_stages(begin: int, **seconds: float) -> None:
         begin = end
 
 
-class Traced:
-    """The server span of each request; probes have none."""
+class ServerSpans:
+    """Makes the server span of each request, whatever carries it."""
 
-    def __init__(self, app: ASGIApp, provider: "TracerProvider") -> None:
+    def __init__(self, provider: "TracerProvider") -> None:
         from opentelemetry import trace  # noqa: PLC0415
         from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
             TraceContextTextMapPropagator,
         )
 
-        self.app = app
         self._tracer = provider.get_tracer("tritserve")
         self._parent = TraceContextTextMapPropagator()
         self._kind = trace.SpanKind.SERVER
         self._failed = trace.StatusCode.ERROR
 
+    @contextmanager
+    def around(
+        self, name: str, headers: Iterable[tuple[bytes, bytes]], attributes: dict[str, Any]
+    ) -> Iterator["ServerSpan"]:
+        """The span of one request, from its headers until its answer."""
+        given = {k.decode("latin-1"): v.decode("latin-1") for k, v in headers}
+        with self._tracer.start_as_current_span(
+            name, context=self._parent.extract(given), kind=self._kind, attributes=attributes
+        ) as span:
+            _tracer.set(self._tracer)
+            yield ServerSpan(span, self._failed)
+
+
+class ServerSpan:
+    """A request's span while it is answered.
+
+    Attributes:
+        span: what OpenTelemetry knows.
+        traceresponse: W3C's name of it, to go with the answer.
+    """
+
+    def __init__(self, span: "Span", failed: "StatusCode") -> None:
+        self.span = span
+        self._failed = failed
+        ids = span.get_span_context()
+        trace_id, span_id = f"{ids.trace_id:032x}", f"{ids.span_id:016x}"
+        note(trace_id=trace_id)
+        self.traceresponse = f"00-{trace_id}-{span_id}-{int(ids.trace_flags):02x}"
+
+    def answered(self, attribute: str, code: int, fault: bool) -> None:
+        """Records the answer's status under `attribute`, and whether the service is at fault."""
+        self.span.set_attribute(attribute, code)
+        if fault:
+            self.span.set_status(self._failed)
+
+
+class Traced:
+    """The server span of each HTTP request; probes have none."""
+
+    def __init__(self, app: ASGIApp, provider: "TracerProvider") -> None:
+        self.app = app
+        self._spans = ServerSpans(provider)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or is_polled(scope["path"]):
             await self.app(scope, receive, send)
             return
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         attributes: dict[str, Any] = {
             "http.request.method": scope["method"],
             "url.scheme": scope["scheme"],
             "url.path": scope["path"],
         }
-        with self._tracer.start_as_current_span(
-            scope["method"],
-            context=self._parent.extract(headers),
-            kind=self._kind,
-            attributes=attributes,
-        ) as span:
-            ids = span.get_span_context()
-            trace_id, span_id = f"{ids.trace_id:032x}", f"{ids.span_id:016x}"
-            note(trace_id=trace_id)
-            response = f"00-{trace_id}-{span_id}-{int(ids.trace_flags):02x}".encode()
+        with self._spans.around(scope["method"], scope["headers"], attributes) as server:
+            response = (b"traceresponse", server.traceresponse.encode())
 
             async def answer(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     status = message["status"]
-                    span.set_attribute("http.response.status_code", status)
-                    if status >= 500:
-                        span.set_status(self._failed)
-                    message["headers"] = [*message["headers"], (b"traceresponse", response)]
+                    server.answered("http.response.status_code", status, status >= 500)
+                    message["headers"] = [*message["headers"], response]
                 await send(message)
 
-            _tracer.set(self._tracer)
             try:
                 await self.app(scope, receive, answer)
             finally:
                 # As it was declared; None where a path leads nowhere.
                 route = getattr(scope.get("route"), "path", None)
                 if route is not None:
-                    span.update_name(f"{scope['method']} {route}")
-                    span.set_attribute("http.route", route)
+                    server.span.update_name(f"{scope['method']} {route}")
+                    server.span.set_attribute("http.route", route)

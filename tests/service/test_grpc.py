@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
@@ -66,11 +70,11 @@ class Caller:
 
 
 @asynccontextmanager
-async def calling(engine, **options):
+async def calling(engine, traces=None, **options):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    app = create_app(Settings(grpc_port=port, **options), engine)
+    app = create_app(Settings(grpc_port=port, **options), engine, traces)
     async with (
         app.router.lifespan_context(app),
         grpc.aio.insecure_channel(
@@ -120,6 +124,35 @@ def test_raw_and_typed_contents_give_what_the_engine_gives(engine):
         assert metric(app, "tritserve_timesteps_total") == 2 * 14
 
     ask(engine, talk)
+
+
+def test_calls_are_traced_with_their_stages(engine):
+    traces, spans = TracerProvider(), InMemorySpanExporter()
+    traces.add_span_processor(SimpleSpanProcessor(spans))
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+    async def talk(call, _):
+        running = call(
+            "ModelInfer", raw_request(), metadata=[("traceparent", f"00-{trace}-{parent}-01")]
+        )
+        await running
+        wrong = raw_request()
+        wrong.model_name = "other"
+        await refusal(call, "ModelInfer", wrong)
+        await call("ServerLive", b"")
+        return dict(await running.trailing_metadata())
+
+    trailing = ask(engine, talk, traces=traces)
+    *stages, server, failed_decode, failed = spans.get_finished_spans()
+    assert sorted(span.name for span in stages) == ["compute", "decode", "encode", "queue"]
+    assert all(span.parent.span_id == server.context.span_id for span in stages)
+    assert server.name == "inference.GRPCInferenceService/ModelInfer"
+    assert server.kind == SpanKind.SERVER
+    assert server.parent.span_id == int(parent, 16)
+    assert server.attributes["rpc.grpc.status_code"] == 0
+    assert trailing["traceresponse"] == f"00-{trace}-{server.context.span_id:016x}-01"
+    assert failed_decode.parent.span_id == failed.context.span_id
+    assert failed.attributes["rpc.grpc.status_code"] == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 def test_options_outputs_and_dense_batches(engine):
