@@ -1,7 +1,9 @@
 # The final image holds Python, the serving packages and the model: no torch, no compiler, no pip.
+# --build-arg EXTRAS=grpc,tracing adds what those need.
 ARG PYTHON=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
+ARG EXTRAS=
 RUN apt-get update \
  && apt-get install -y --no-install-recommends g++ \
  && rm -rf /var/lib/apt/lists/*
@@ -10,7 +12,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY service service
-RUN /build/bin/pip --python /opt/tritserve/bin/python install --no-cache-dir . \
+RUN /build/bin/pip --python /opt/tritserve/bin/python install --no-cache-dir ".${EXTRAS:+[$EXTRAS]}" \
  && find /opt/tritserve -type d -name tests -path '*/numpy/*' -prune -exec rm -r {} +
 
 FROM ${PYTHON}
