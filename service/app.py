@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from model.engine import Engine
 from model.packed import PackedFileError
-from service import grpc_extra, openapi
+from service import openapi
 from service.answers import error_answer
 from service.bugs import CatchBugs
 from service.direct import add_direct_post
@@ -29,7 +29,8 @@ from service.errors import (
 from service.forms import EmbedForm
 from service.metrics import Metrics
 from service.observed import Observed
-from service.oip_routes import add_oip
+from service.oip import grpc_extra
+from service.oip.routes import add_oip
 from service.paths import ROUTES
 from service.security import bearer, is_one_of, secure
 from service.settings import Settings

@@ -19,10 +19,11 @@ from typing import Any
 
 import uvicorn
 
-from service import grpc_extra, logs, tracing
+from service import logs, tracing
 from service.app import create_app
 from service.connections import guarded, tls_options
 from service.embedding import EmbeddingService
+from service.oip import grpc_extra
 from service.served import load_engine
 from service.settings import Settings
 

@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 from model.data import load
 from model.engine import Engine
 from model.pretrained import DEFAULT_MODEL
-from service import grpc_messages
+from service.oip import grpc_messages
 from tests.builders import DATA, random_packed
 from tests.end_to_end.server import serving
 from tests.end_to_end.test_connections import certificate

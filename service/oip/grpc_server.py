@@ -27,8 +27,9 @@ from service.errors import (
     UnavailableError,
     UnparseableError,
 )
-from service.grpc_form import GrpcForm, parse
-from service.grpc_messages import (
+from service.notes import levels, name_request
+from service.oip.grpc_form import GrpcForm, parse
+from service.oip.grpc_messages import (
     SERVICE,
     ModelMetadataRequest,
     ModelMetadataResponse,
@@ -38,10 +39,9 @@ from service.grpc_messages import (
     ServerMetadataResponse,
     ServerReadyResponse,
 )
-from service.notes import levels, name_request
+from service.oip.tensors import METHODS, check_model, model_metadata, server_metadata
 from service.security import bearer, is_one_of
 from service.settings import Settings, SettingsError
-from service.tensors import METHODS, check_model, model_metadata, server_metadata
 from service.tracing import ServerSpan, ServerSpans
 
 if TYPE_CHECKING:

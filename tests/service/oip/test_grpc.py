@@ -20,11 +20,11 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
-from service import grpc_messages as messages
 from service.app import create_app
 from service.errors import ServiceError
-from service.grpc_form import GrpcForm
 from service.notes import add_noted
+from service.oip import grpc_messages as messages
+from service.oip.grpc_form import GrpcForm
 from service.settings import Settings
 from service.wire import Limits
 from tests.builders import random_batch

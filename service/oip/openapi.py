@@ -4,7 +4,8 @@ from typing import Any
 
 from service import errors
 from service.media import JSON, OCTETS
-from service.oip import HEADER_LENGTH
+from service.oip.rest import HEADER_LENGTH
+from service.oip.tensors import DATATYPES, DTYPES
 from service.schemas import (
     BINARY,
     COUNT,
@@ -16,7 +17,6 @@ from service.schemas import (
     option_schemas,
     record,
 )
-from service.tensors import DATATYPES, DTYPES
 
 _OIP_ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 

@@ -14,10 +14,9 @@ from pydantic import ValidationError
 
 from model.errors import explain
 from service.errors import InvalidError, UnparseableError
-from service.grpc_messages import ModelInferRequest, ModelInferResponse
 from service.media import OCTETS, PROTOBUF
-from service.options import Options
-from service.tensors import (
+from service.oip.grpc_messages import ModelInferRequest, ModelInferResponse
+from service.oip.tensors import (
     DATATYPES,
     DTYPES,
     MODEL_VERSION,
@@ -30,6 +29,7 @@ from service.tensors import (
     read_output,
     to_request,
 )
+from service.options import Options
 from service.wire import EmbedAnswer, EmbedRequest, Limits
 
 _CONTENTS = {

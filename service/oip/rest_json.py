@@ -17,7 +17,7 @@ from pydantic_core import from_json
 
 from service.errors import InvalidError, UnparseableError
 from service.json_pieces import check_rest
-from service.tensors import Array
+from service.oip.tensors import Array
 
 PIECE_BYTES = 64 * 1024
 

@@ -5,15 +5,15 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
-from service import oip_openapi, tensors
 from service.direct import add_direct_post
 from service.embedding import EmbeddingService
-from service.oip import InferForm
+from service.oip import openapi, tensors
+from service.oip.rest import InferForm
 
 
 def add_oip(app: FastAPI, service: EmbeddingService) -> None:
     """Adds the protocol's routes to an application."""
-    router = APIRouter(prefix="/v2", responses=oip_openapi.OIP_ERRORS)
+    router = APIRouter(prefix="/v2", responses=openapi.OIP_ERRORS)
 
     def check_model(name: str, model_version: str | None = None) -> None:
         tensors.check_model(name, service.served.about["name"], model_version)
@@ -52,4 +52,4 @@ def add_oip(app: FastAPI, service: EmbeddingService) -> None:
 
     app.include_router(router)
     for path in ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{model_version}/infer"):
-        add_direct_post(app, path, infer, **oip_openapi.INFER)
+        add_direct_post(app, path, infer, **openapi.INFER)

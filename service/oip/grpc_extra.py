@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from service.embedding import EmbeddingService
+from service.oip.tensors import METHODS
 from service.settings import Settings, SettingsError
-from service.tensors import METHODS
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -24,7 +24,7 @@ def check(settings: Settings) -> None:
     if settings.grpc_port is None:
         return
     try:
-        from service.grpc_server import credentials  # noqa: PLC0415
+        from service.oip.grpc_server import credentials  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"TRITSERVE_GRPC_PORT is set, but {error.name} is missing; install it with: "
@@ -39,6 +39,6 @@ def serving(
     """Serves gRPC, if it is asked for, until the context is left."""
     if service.settings.grpc_port is None:
         return nullcontext()
-    from service.grpc_server import serving_grpc  # noqa: PLC0415
+    from service.oip.grpc_server import serving_grpc  # noqa: PLC0415
 
     return serving_grpc(service, traces)

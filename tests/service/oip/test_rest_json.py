@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from service.errors import InvalidError, ServiceError, UnparseableError
 from service.json_pieces import MAX_REST_BYTES
-from service.oip import InferForm
-from service.oip_json import cut_data, read_numbers
+from service.oip.rest import InferForm
+from service.oip.rest_json import cut_data, read_numbers
 from service.wire import Limits
 
 LIMITS = Limits(embed_dim=2, max_timesteps=9, max_sequences=50, max_request_timesteps=1000)

@@ -20,9 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from model.errors import explain
 from service.errors import InvalidError, UnparseableError
 from service.media import JSON, OCTETS
-from service.oip_json import cut_data, read_numbers
-from service.options import Options
-from service.tensors import (
+from service.oip.rest_json import cut_data, read_numbers
+from service.oip.tensors import (
     DATATYPES,
     MODEL_VERSION,
     Array,
@@ -33,6 +32,7 @@ from service.tensors import (
     read_output,
     to_request,
 )
+from service.options import Options
 from service.wire import EmbedAnswer, EmbedRequest, Limits
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

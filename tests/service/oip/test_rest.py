@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.errors import InvalidError, ServiceError
 from service.media import OCTETS as BINARY
-from service.oip import HEADER_LENGTH, InferForm
+from service.oip.rest import HEADER_LENGTH, InferForm
 from service.wire import Limits
 from tests.builders import random_batch
 from tests.service.live import ask
