@@ -4,13 +4,14 @@
 
 The model is the seed's encoder; one sequence of 60 timesteps a request, npy in and out. Engines
 and torch run one thread, so that the load generator and the event loop have the other core.
-Prints what it finds and ends in one JSON line.
+Where `wrk` is installed, it drives the service too. Prints what it finds and ends in one JSON line.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import httpx
 import numpy as np
 
 from benchmarks.engine import SEED, cpu_name
-from benchmarks.load import hammer, npy_request
+from benchmarks.load import hammer, npy_request, wrk
 from model.engine import Engine
 from tests.builders import random_packed
 
@@ -92,7 +93,8 @@ def engine_alone(model: Path, seconds: float) -> dict[str, float]:
 def fast(folder: Path, seconds: float) -> dict:
     model = folder / "seed.safetensors"
     random_packed(model, **SEED)
-    request = npy_request(np.random.default_rng(1).standard_normal((1, 60, 287)).astype(np.float32))
+    batch = np.random.default_rng(1).standard_normal((1, 60, 287)).astype(np.float32)
+    request = npy_request(batch)
     alone = engine_alone(model, seconds)
     with (
         tritserve(model) as (port, _),
@@ -101,16 +103,29 @@ def fast(folder: Path, seconds: float) -> dict:
         asyncio.run(hammer(port, request, 4, 1.0))
         asyncio.run(hammer(peer, request, 4, 1.0))
         idle, busy, plain_idle, plain_busy = [], [], [], []
+        by_wrk = {"idle": [], "busy": []}
         for _ in range(3):
             idle.append(asyncio.run(hammer(port, request, 1, seconds / 3)))
             plain_idle.append(asyncio.run(hammer(peer, request, 1, seconds / 3)))
             busy.append(asyncio.run(hammer(port, request, 64, seconds / 3)))
             plain_busy.append(asyncio.run(hammer(peer, request, 64, seconds / 3)))
+            if shutil.which("wrk"):
+                by_wrk["idle"].append(wrk(port, batch, 1, seconds / 3)[0])
+                by_wrk["busy"].append(wrk(port, batch, 64, seconds / 3)[1])
     p50 = float(np.median([outcome.percentile(50) for outcome in idle]))
     rate = float(np.median([len(o.seconds) / o.elapsed for o in busy]))
     plain = float(np.median([len(o.seconds) / o.elapsed for o in plain_busy]))
     assert all(set(o.statuses) == {200} for o in (*idle, *busy))
     assert len(set().union(*(o.bodies for o in (*idle, *busy)))) == 1, "answers differ"
+    with_wrk = {}
+    if by_wrk["idle"]:
+        latency, most = (float(np.median(by_wrk[name])) for name in ("idle", "busy"))
+        with_wrk = {
+            "wrk_idle_p50_ms": latency,
+            "wrk_idle_overhead_ms": latency - alone["latency_ms"],
+            "wrk_sequences_per_second": most,
+            "wrk_share_of_engine": most / alone["sequences_per_second"],
+        }
     return {
         "engine_latency_ms": alone["latency_ms"],
         "idle_p50_ms": p50,
@@ -124,6 +139,7 @@ def fast(folder: Path, seconds: float) -> dict:
         "times_plain": rate / plain,
         "busy_p50_ms": busy[1].percentile(50),
         "busy_p99_ms": busy[1].percentile(99),
+        **with_wrk,
     }
 
 

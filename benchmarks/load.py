@@ -5,9 +5,12 @@ It exists because a general client would spend more time on a request than the s
 
 import asyncio
 import io
+import subprocess
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -88,3 +91,39 @@ async def hammer(
     await asyncio.gather(*(connection() for _ in range(connections)))
     outcome.elapsed = time.perf_counter() - start
     return outcome
+
+
+_SCRIPT = """
+local file = io.open("{body}", "rb")
+wrk.method, wrk.body = "POST", file:read("*all")
+wrk.headers["Content-Type"], wrk.headers["Accept"] = "application/x-npy", "application/x-npy"
+file:close()
+function done(summary, latency)
+  local errors, bad = summary.errors, summary.errors.status
+  bad = bad + errors.connect + errors.read + errors.write + errors.timeout
+  io.stdout:write(string.format("RESULT %f %f %d", latency:percentile(50) / 1e3,
+    summary.requests / summary.duration * 1e6, bad))
+end
+"""
+
+
+def wrk(port: int, batch: np.ndarray, connections: int, seconds: float) -> tuple[float, float]:
+    """The same by `wrk`, which takes less of the machine than a generator in Python.
+
+    Returns:
+        The median latency in milliseconds, and requests a second; all were answered 200.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        body, script = Path(folder, "body.npy"), Path(folder, "post.lua")
+        np.save(body, batch)
+        script.write_text(_SCRIPT.replace("{body}", str(body)))
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
+        run = subprocess.run(
+            [*command, "--latency", "-s", script, f"http://127.0.0.1:{port}/embed"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    latency, rate, bad = run.stdout.partition("RESULT ")[2].split()
+    assert bad == "0", run.stdout
+    return float(latency), float(rate)
