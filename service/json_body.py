@@ -9,14 +9,12 @@ from pydantic_core import ErrorDetails
 
 from model.sequences import Sequences
 from service.errors import InvalidError, ServiceError, UnparseableError
-from service.json_pieces import check_rest, cut, why_not_cut
+from service.json_pieces import check_rest, check_size, cut, why_not_cut
 from service.options import Options
 
 PIECE_BYTES = 64 * 1024
 # A body that cannot be cut is parsed in one call if it is not larger; it is wrong, or very odd.
 MAX_WHOLE_BYTES = 2**20
-# One call of the parser makes a Python object of each value.
-MAX_VALUES = 2**22
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Timestep = Annotated[list[Number], FailFast()]
@@ -110,7 +108,7 @@ def _check_whole(body: bytes) -> bytes:
 
 def _parse_piece(piece: bytes, first_row: int) -> list[list[list[float]]]:
     try:
-        return _PIECE.validate_json(_check_size(piece))
+        return _PIECE.validate_json(check_size(piece))
     except ValidationError as error:
         detail = _first(error)
         if detail["type"] == "json_invalid":
@@ -118,15 +116,6 @@ def _parse_piece(piece: bytes, first_row: int) -> list[list[list[float]]]:
                 f"the body is not JSON, from sequence {first_row} on: {detail['msg']}"
             ) from error
         raise _wrong_sequence(detail, detail["loc"], first_row) from error
-
-
-def _check_size(text: bytes) -> bytes:
-    if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_VALUES:
-        raise InvalidError(
-            f"the body holds a sequence of more than {MAX_VALUES} values; "
-            "send it as npy or safetensors"
-        )
-    return text
 
 
 def _to_sequences(lists: list[list[list[float]]], embed_dim: int, first_row: int) -> Sequences:

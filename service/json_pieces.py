@@ -4,7 +4,8 @@ A parser that takes 64 MiB in one call holds the interpreter for seconds and mak
 Python numbers. The list under the key `sequences` is therefore cut where one sequence ends and
 the next begins. The body is valid if and only if its skeleton (the body with that list empty) and
 every piece are, and no piece but a lone one is empty: the list is taken only where it holds no
-quotes and no braces, and there `]],` always stands between two sequences.
+quotes and no braces, and there `]],` always stands between two sequences. A skeleton with a
+backslash is not taken: it may write the key in another way.
 """
 
 import re
@@ -15,8 +16,11 @@ from service.errors import InvalidError
 # Of a body that is cut: what is beside the numbers is parsed in one call.
 MAX_REST_BYTES = 64 * 1024
 
+# One call of the parser makes a Python object of each value.
+MAX_VALUES = 2**20
+
 # Quotes inside a string are escaped, so this is a key, or the end of one that nobody knows.
-_LIST = re.compile(rb'"sequences"\s*:\s*\[([^"{}]*)\]')
+_SEQUENCES = re.compile(rb'"sequences"\s*:\s*\[')
 _BETWEEN_SEQUENCES = re.compile(rb"\]\s*\]\s*(,)")
 
 
@@ -31,11 +35,45 @@ def cut(body: bytes, piece_bytes: int) -> tuple[bytes, Iterator[bytes]] | None:
         The skeleton, in which `sequences` is `[]`, and the pieces, each a JSON list of sequences;
         or None where there is not exactly one such list, and the body has to be parsed whole.
     """
-    matches = list(_LIST.finditer(body))
-    if len(matches) != 1:
+    found = find_list(body, _SEQUENCES)
+    if found is None or find_list(body, _SEQUENCES, found[1]):
         return None
-    start, end = matches[0].span(1)
+    start, end = found
+    if b"\\" in body[:start] or b"\\" in body[end:]:
+        return None
     return body[:start] + body[end:], _pieces(body, start, end, piece_bytes)
+
+
+def find_list(text: bytes, key: re.Pattern[bytes], begin: int = 0) -> tuple[int, int] | None:
+    """Where a list without quotes and braces begins and ends, inside its brackets.
+
+    Args:
+        text: JSON, not yet known to be valid.
+        key: matches the key and the opening bracket.
+        begin: where to start looking.
+    """
+    while opened := key.search(text, begin):
+        start = opened.end()
+        stops = [at for mark in (b'"', b"{", b"}") if (at := text.find(mark, start)) >= 0]
+        end = text.rfind(b"]", start, min(stops, default=len(text)))
+        if end >= 0:
+            return start, end
+        begin = start
+    return None
+
+
+def check_size(text: bytes) -> bytes:
+    """What one call of the parser is given, if it does not take it for too long.
+
+    Raises:
+        InvalidError: it holds too much.
+    """
+    if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_VALUES:
+        raise InvalidError(
+            f"the body holds a sequence of more than {MAX_VALUES} values; "
+            "send it in one of the binary forms"
+        )
+    return text
 
 
 def check_rest(rest: bytes) -> bytes:
@@ -54,11 +92,14 @@ def check_rest(rest: bytes) -> bytes:
 
 def why_not_cut(body: bytes) -> str:
     """What is wrong, or odd, with a body that is not of the form that `cut` takes."""
-    ends = [found.end() for found in _LIST.finditer(body)]
-    if len(ends) != 1:
-        return f"it holds {len(ends) or 'none'}"
-    after = body[ends[0] : ends[0] + 20].decode(errors="replace")
-    return f"from byte {ends[0]} on it is something else, or no JSON: {after!r}"
+    found = find_list(body, _SEQUENCES)
+    if found is None:
+        return "it holds none"
+    end = found[1] + 1
+    if find_list(body, _SEQUENCES, end):
+        return "it holds several"
+    after = body[end : end + 20].decode(errors="replace")
+    return f"from byte {end} on it is something else, or no JSON: {after!r}"
 
 
 def _pieces(body: bytes, start: int, end: int, piece_bytes: int) -> Iterator[bytes]:

@@ -16,12 +16,14 @@ import numpy as np
 from pydantic_core import from_json
 
 from service.errors import InvalidError, UnparseableError
-from service.json_pieces import check_rest
+from service.json_pieces import check_rest, check_size, find_list
 from service.oip.tensors import Array
 
 PIECE_BYTES = 64 * 1024
 
-_DATA = re.compile(rb'("data"\s*:\s*)\[([^"{}]*)\]')
+_DATA = re.compile(rb'"data"\s*:\s*\[')
+# A request has two inputs.
+MAX_LISTS = 2
 _DEPTH = re.compile(rb"[\s\[]*")
 # By how deep lists are nested: what stands between two elements of the outermost one.
 _BETWEEN = {
@@ -41,14 +43,18 @@ def cut_data(text: bytes) -> tuple[bytes, list[bytes]]:
     Raises:
         InvalidError: too much is left.
     """
+    rest: list[bytes] = []
     lists: list[bytes] = []
-
-    def take(found: re.Match[bytes]) -> bytes:
-        lists.append(found[2])
-        return found[1] + f"[{len(lists) - 1}]".encode()
-
-    rest = _DATA.sub(take, text)
-    return check_rest(rest), lists
+    at = 0
+    while found := find_list(text, _DATA, at):
+        start, end = found
+        if len(lists) == MAX_LISTS:
+            raise InvalidError(f"the request holds more than {MAX_LISTS} lists of numbers")
+        rest += [text[at:start], str(len(lists)).encode()]
+        lists.append(text[start:end])
+        at = end
+    rest.append(text[at:])
+    return check_rest(b"".join(rest)), lists
 
 
 def read_numbers(
@@ -103,7 +109,7 @@ def _pieces(text: bytes, between: re.Pattern[bytes], piece_bytes: int) -> Iterat
 
 def _parse(name: str, piece: bytes) -> list[Any]:
     try:
-        parsed: list[Any] = from_json(b"[" + piece + b"]")
+        parsed: list[Any] = from_json(check_size(b"[" + piece + b"]"))
     except ValueError as error:
         raise UnparseableError(
             f"input '{name}': data is not JSON, or not nested as its shape says: {error}"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidError, ServiceError, UnparseableError
-from service.json_body import MAX_VALUES, decode_json
-from service.json_pieces import cut
+from service.json_body import decode_json
+from service.json_pieces import MAX_VALUES, cut
 
 SPACES = st.text(" \t\n\r", max_size=2)
 HEADS = st.sampled_from(
@@ -21,6 +21,7 @@ HEADS = st.sampled_from(
         '{"overlong":"{\\"sequences\\":[","sequences":[',
         '{"x":{"sequences":[',
         '{"sequ\\u0065nces":[',
+        '{"sequ\\u0065nces":[[[9,9]]],"sequences":[',
     ]
 )
 TAILS = st.sampled_from(["]}", '],"normalize":false}', '] , "precision" : "int8"}', "]}]}", "]}}"])
@@ -164,14 +165,21 @@ NUMBERS = ",".join(["[[0.125, -3.5]]"] * 200_000)
         (
             '{"sequences": [[[0,0]]], "x": [' + "0," * MAX_VALUES + "0]}",
             InvalidError,
-            "8388635 bytes of JSON beside its numbers; at most 65536",
+            "2097179 bytes of JSON beside its numbers; at most 65536",
         ),
         ('{"x": [' + "[]," * MAX_VALUES + "0]}", UnparseableError, "but it holds none"),
         ("[" * (MAX_VALUES + 1), UnparseableError, "but it holds none"),
         (f'{{"sequences": [{NUMBERS}, [["x", 0]]]}}', UnparseableError, """ ', \\[\\["x", 0"""),
         (f'{{"sequences": [{NUMBERS}, {{}}]}}', UnparseableError, "from byte 3200014 .* ', {}]}'"),
         (f'{{"sequences": [{NUMBERS}', UnparseableError, "from byte 3200014 .* ''"),
-        (f'{{"sequences": [[[0,0]]], "sequences": [{NUMBERS}]}}', UnparseableError, "holds 2"),
+        (
+            f'{{"sequences": [[[0,0]]], "sequences": [{NUMBERS}]}}',
+            UnparseableError,
+            "it holds several",
+        ),
+        ('"sequences":[]' * 200_000, UnparseableError, "it holds several"),
+        ('{"sequences":[' * 200_000, UnparseableError, "it holds none"),
+        (f'{{"sequences":[{NUMBERS}], "s\\u0065quences": []}}', UnparseableError, "from byte"),
         (f'{{"sequences": [{NUMBERS}], "x": 1}}', InvalidError, "^x: "),
         (f'{{"sequences": [{NUMBERS}], normalize}}', UnparseableError, "no JSON: ', normalize}'"),
     ],

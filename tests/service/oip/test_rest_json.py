@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidError, ServiceError, UnparseableError
-from service.json_pieces import MAX_REST_BYTES
+from service.json_pieces import MAX_REST_BYTES, MAX_VALUES
 from service.oip.rest import InferForm
 from service.oip.rest_json import cut_data, read_numbers
 from service.wire import Limits
@@ -74,6 +75,35 @@ def test_what_is_beside_the_numbers_is_short():
     with pytest.raises(InvalidError, match="beside its numbers"):
         cut_data(b" " * (MAX_REST_BYTES + 1))
     cut_data(b'"data": [' + b"1," * MAX_REST_BYTES + b"1]")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'"data": [1] ' * 200_000, "more than 2 lists"),
+        (b'"data": [' + b"1," * 2_000_000, "beside its numbers"),
+        (b'"data": [' * 200_000 + b"]", "beside its numbers"),
+    ],
+)
+def test_lists_without_end_or_number_are_refused_cheaply(text, message):
+    assert peak_of_refusal(lambda: cut_data(text), message) < 3 * len(text)
+
+
+@pytest.mark.parametrize("element", ["[1],", "[],", "1,"])
+def test_one_sequence_is_not_the_whole_of_a_large_body(element):
+    text = ("[[1," + element * MAX_VALUES + "1]]").encode()
+    peak = peak_of_refusal(lambda: read(text, (1, 1, MAX_VALUES + 2)), "a sequence of more than")
+    assert peak < 3 * len(text)
+
+
+def peak_of_refusal(work, message):
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidError, match=message):
+            work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def request(values, lengths="[1, 1]"):
