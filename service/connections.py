@@ -14,6 +14,7 @@ Bodies are the application's part (`body.py`): it knows when it waits for one.
 """
 
 import asyncio
+import re
 import ssl
 from typing import Any, ClassVar
 
@@ -31,6 +32,8 @@ from service.errors import (
 from service.metrics import Metrics
 from service.security import SECURITY_HEADERS
 from service.settings import Settings, SettingsError
+
+_UPGRADE = re.compile(rb"(\r\n)upgrade[ \t]*:", re.IGNORECASE)
 
 
 def guarded(settings: Settings, metrics: Metrics) -> type[HttpToolsProtocol]:
@@ -59,6 +62,16 @@ def tls_options(settings: Settings) -> dict[str, Any]:
     return {"ssl_certfile": cert, "ssl_keyfile": key, "ssl_keyfile_password": password}
 
 
+def _without_upgrade(data: bytes) -> bytes:
+    """What begins a request, its header `Upgrade` under a name that means nothing.
+
+    A server may ignore an upgrade that a client offers, as HTTP/2 (RFC 9110, 7.8); the parser
+    would stop after the headers.
+    """
+    end = data.find(b"\r\n\r\n")
+    return _UPGRADE.sub(rb"\1x-upgrade:", data[:end]) + data[end:] if end >= 0 else data
+
+
 class _Guarded(HttpToolsProtocol):
     limits: ClassVar[Settings]
     metrics: ClassVar[Metrics]
@@ -72,6 +85,7 @@ class _Guarded(HttpToolsProtocol):
         # The parser keeps an unfinished header to itself: bytes that led to no event are counted.
         self._heard = False
         self._unheard_bytes = 0
+        self._in_message = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -93,7 +107,7 @@ class _Guarded(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._heard = False
-        super().data_received(data)
+        super().data_received(data if self._in_message else _without_upgrade(data))
         self._unheard_bytes = 0 if self._heard else self._unheard_bytes + len(data)
         if self.transport.is_closing():
             return
@@ -107,7 +121,7 @@ class _Guarded(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def on_message_begin(self) -> None:
-        self._heard = self._in_head = True
+        self._heard = self._in_head = self._in_message = True
         self._head_bytes = 0
         super().on_message_begin()
 
@@ -125,6 +139,10 @@ class _Guarded(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         self._heard = True

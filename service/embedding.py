@@ -183,7 +183,7 @@ class EmbeddingService:
             encoding = request.headers.get("content-encoding")
             if encoding is not None:
                 # In a thread, for a few bytes may become very many.
-                packed, body = body, await asyncio.to_thread(decompress, body, encoding, limit)
+                packed, body = body, await _in_thread(partial(decompress, body, encoding, limit))
                 lease.grow(max(0, len(body) - len(packed)))
             content, headers = await self.embed(
                 body, form, served, received, deadline, partial(while_connected, request)
@@ -249,7 +249,20 @@ def _timing(result: Result, total: float) -> dict[str, float]:
 async def _aside(size: int, media_type: str | None, work: Callable[[], T]) -> T:
     """Runs `work` here if it is quick, in a thread if it would hold up other requests."""
     limit = INLINE_BINARY_BYTES if media_type in INLINE_TYPES else INLINE_JSON_BYTES
-    return work() if size <= limit else await asyncio.to_thread(work)
+    return work() if size <= limit else await _in_thread(work)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Runs `work` in a thread; if cancelled, only when it is through, for it holds memory."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+    finally:
+        # Its exception leads to this frame, and both to what was asked.
+        del running
 
 
 def read_deadline(request: Request, received: float) -> float | None:

@@ -162,8 +162,12 @@ class Metrics:
         if not self.shared:
             return generate_latest(self.registry)
         everything = CollectorRegistry()
-        MultiProcessCollector(everything)  # type: ignore[no-untyped-call]
-        return generate_latest(everything)
+        try:
+            MultiProcessCollector(everything)  # type: ignore[no-untyped-call]
+            return generate_latest(everything)
+        except (OSError, ValueError):
+            # The folder is gone, and with it the supervisor: this worker is about to end.
+            return generate_latest(self.registry)
 
     def show_model(self, labels: dict[str, str]) -> None:
         """Says which model is served: its `name`, `revision` and `kernel`."""

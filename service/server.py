@@ -72,6 +72,7 @@ def check(settings: Settings) -> None:
     settings.read_api_keys()
     tls_options(settings)
     grpc_extra.check(settings)
+    grpc_extra.check_port(settings)
     if traces := tracing.start(os.environ):
         tracing.finish(traces)
 

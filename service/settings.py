@@ -1,6 +1,7 @@
 """What an operator can set: arguments, or environment variables that begin with TRITSERVE_."""
 
 import re
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ from model.errors import UserError
 from model.pretrained import DEFAULT_MODEL
 
 PREFIX = "TRITSERVE_"
+BACKLOG = 2048
 KEY = re.compile("[!-~]+")
 
 
@@ -43,6 +45,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65_535)
     grpc_port: int | None = Field(default=None, ge=1, le=65_535)
     """Turns on the Open Inference Protocol over gRPC, on a port of its own."""
+    grpc_message_bytes: int = Field(default=4 * 2**20, ge=1024)
+    """The largest message over gRPC; many at once are held before any can be looked at."""
     workers: int = Field(default=1, ge=1, le=1024)
     """Server processes on the port."""
     threads: int | None = Field(default=None, ge=1, le=1024)
@@ -58,7 +62,7 @@ class Settings(BaseSettings):
     send_seconds: float = Field(default=30.0, gt=0.0)
     """After this long without taking anything of its answer, a client is cut off."""
     max_connections: int = Field(default=1000, ge=1)
-    """Connections open at once, in each worker."""
+    """Connections open at once, in each worker; over gRPC, calls."""
     max_sequences: int = Field(default=65_536, ge=1)
     """Sequences in one request."""
     max_request_timesteps: int = Field(default=1_000_000, ge=1)
@@ -90,6 +94,15 @@ class Settings(BaseSettings):
     ssl_keyfile: FilePath | None = None
     """A PEM file with the certificate's key, if it is not in the same file."""
     ssl_keyfile_password: SecretStr | None = None
+
+    def listen(self, port: int) -> socket.socket:
+        """A listening socket of the host's address family.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        return socket.create_server((self.host, port), family=family, backlog=BACKLOG)
 
     def read_api_keys(self) -> tuple[str, ...]:
         """All API keys.

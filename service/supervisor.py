@@ -13,11 +13,13 @@ import signal
 import socket
 import threading
 import time
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess, parent_process
 from tempfile import TemporaryDirectory
 from types import FrameType
 
+from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
 from service import logs
@@ -27,10 +29,25 @@ from service.settings import Settings
 
 log = logging.getLogger("tritserve")
 
-# A worker that dies sooner could not start; the next one waits as long.
-SHORT_LIFE_SECONDS = 1.0
-BACKLOG = 2048
+# A worker that dies sooner was of no use; the next one waits, each time twice as long.
+SHORT_LIFE_SECONDS = 10.0
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+# After so many in a row, and if no other worker serves, the supervisor ends: whatever started it
+# may know what to do.
+MAX_SHORT_LIVES = 5
+POLL_SECONDS = 0.5
 SHARED_MEMORY = "/dev/shm"
+
+
+@dataclass
+class _Slot:
+    """A place for a worker."""
+
+    worker: BaseProcess | None = None
+    started: float = 0.0
+    short_lives: int = 0
+    start_at: float = 0.0
 
 
 class Supervisor:
@@ -43,11 +60,11 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         logs.configure(settings)
         self._settings = settings
-        self._listener = socket.create_server((settings.host, settings.port), backlog=BACKLOG)
+        self._listener = settings.listen(settings.port)
         self._context = multiprocessing.get_context("spawn")
-        self._workers: dict[int, BaseProcess] = {}
-        self._started: dict[int, float] = {}
+        self._slots = [_Slot() for _ in range(settings.workers)]
         self._stopping = False
+        self._status = 0
 
     def run(self) -> int:
         """Runs until a signal ends it.
@@ -60,59 +77,77 @@ class Supervisor:
         memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
         with TemporaryDirectory(prefix="tritserve-", dir=memory) as folder:
             os.environ[SHARED_FOLDER] = folder
-            for slot in range(self._settings.workers):
-                self._start(slot)
-            status = self._keep_alive()
+            while True:
+                self._start_workers()
+                running = [slot.worker.sentinel for slot in self._slots if slot.worker]
+                if self._stopping and not running:
+                    break
+                wait(running, timeout=POLL_SECONDS) if running else time.sleep(POLL_SECONDS)
+                self._look_after_workers()
         self._listener.close()
-        return status
+        return self._status
 
-    def _keep_alive(self) -> int:
-        status = 0
-        while self._workers:
-            wait([worker.sentinel for worker in self._workers.values()], timeout=1.0)
-            for slot, worker in list(self._workers.items()):
-                if worker.exitcode is None:
-                    continue
-                del self._workers[slot]
-                # It no longer has anything open or waiting; what it counted stays.
-                mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-                if self._stopping:
-                    # One that the signal met before it could handle it had accepted nothing.
-                    in_order = worker.exitcode in {0, -signal.SIGTERM}
-                    status = max(status, int(not in_order))
-                else:
-                    self._replace(slot, worker.exitcode)
-        return status
+    def _start_workers(self) -> None:
+        for index, slot in enumerate(self._slots):
+            if slot.worker or self._stopping or time.monotonic() < slot.start_at:
+                continue
+            worker = self._context.Process(
+                target=_work, args=(self._settings, self._listener, index)
+            )
+            # Until it handles this signal, it would die of it.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+            worker.start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            slot.worker, slot.started = worker, time.monotonic()
+            if self._stopping:
+                # The signal came while this worker was being started.
+                worker.terminate()
 
-    def _start(self, slot: int) -> None:
-        worker = self._context.Process(target=_work, args=(self._settings, self._listener))
-        worker.start()
-        self._workers[slot] = worker
-        self._started[slot] = time.monotonic()
-        if self._stopping:
-            # The signal came while this worker was being started.
-            worker.terminate()
+    def _look_after_workers(self) -> None:
+        for index, slot in enumerate(self._slots):
+            if slot.worker is None or slot.worker.exitcode is None:
+                continue
+            exitcode, slot.worker = slot.worker.exitcode, None
+            # It no longer has anything open or waiting; what it counted stays.
+            mark_process_dead(index)  # type: ignore[no-untyped-call]
+            if self._stopping:
+                # One that the signal met before it could handle it had accepted nothing.
+                in_order = exitcode in {0, -signal.SIGTERM}
+                self._status = max(self._status, int(not in_order))
+            else:
+                self._plan_another(index, slot, exitcode)
 
-    def _replace(self, slot: int, exitcode: int) -> None:
-        log.error("worker %d ended with status %d; another one starts", slot, exitcode)
-        if time.monotonic() - self._started[slot] < SHORT_LIFE_SECONDS:
-            time.sleep(SHORT_LIFE_SECONDS)
-        self._start(slot)
+    def _plan_another(self, index: int, slot: _Slot, exitcode: int) -> None:
+        now = time.monotonic()
+        slot.short_lives = slot.short_lives + 1 if now - slot.started < SHORT_LIFE_SECONDS else 0
+        serving = any(s.worker and now - s.started >= SHORT_LIFE_SECONDS for s in self._slots)
+        if slot.short_lives >= MAX_SHORT_LIVES and not serving:
+            log.critical("worker %d ended with status %d again and again", index, exitcode)
+            self._status = 1
+            self._pass_on(signal.SIGTERM, None)
+            return
+        if slot.short_lives:
+            pause = FIRST_PAUSE_SECONDS * 2 ** (slot.short_lives - 1)
+            slot.start_at = now + min(pause, LONGEST_PAUSE_SECONDS)
+        log.error("worker %d ended with status %d; another one starts", index, exitcode)
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
         self._stopping = self._stopping or number != signal.SIGHUP
-        for worker in self._workers.values():
-            if worker.pid is not None and worker.exitcode is None:
-                os.kill(worker.pid, number)
+        for slot in self._slots:
+            if slot.worker and slot.worker.pid is not None and slot.worker.exitcode is None:
+                os.kill(slot.worker.pid, number)
 
 
-def _work(settings: Settings, listener: socket.socket) -> None:
+def _work(settings: Settings, listener: socket.socket, index: int) -> None:
     # Ctrl-C reaches the whole process group; a worker must see it once, from the supervisor.
     os.setpgrp()
     # Until the server takes over, nothing was accepted and nothing is lost.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    # By its place and not by its process: one that takes a place goes on counting there.
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: index)  # type: ignore[no-untyped-call]
     threading.Thread(target=_end_with_parent, daemon=True).start()
     run(settings, listener)
 

@@ -33,6 +33,19 @@ def check(settings: Settings) -> None:
     credentials(settings)
 
 
+def check_port(settings: Settings) -> None:
+    """Raises SettingsError if the port is taken.
+
+    Workers share it, so that gRPC itself would share it with another service too.
+    """
+    if settings.grpc_port is None:
+        return
+    try:
+        settings.listen(settings.grpc_port).close()
+    except OSError as error:
+        raise SettingsError(f"TRITSERVE_GRPC_PORT is {settings.grpc_port}: {error}") from error
+
+
 def serving(
     service: EmbeddingService, traces: "TracerProvider | None"
 ) -> AbstractAsyncContextManager[None]:

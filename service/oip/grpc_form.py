@@ -86,7 +86,7 @@ class GrpcForm:
         for output in request.outputs:
             _refuse_parameters("output", output)
         self._outputs = choose_outputs([output.name for output in request.outputs], options)
-        return to_request(_read_tensors(request), options, limits)
+        return to_request(_read_tensors(request, limits), options, limits)
 
     def encode(self, answer: EmbedAnswer) -> tuple[bytes, dict[str, str]]:
         """The answer's bytes; there are no headers."""
@@ -116,7 +116,7 @@ def _read_options(parameters: Mapping[str, Any]) -> Options:
         raise InvalidError(f"parameters: {explain(error)}") from error
 
 
-def _read_tensors(request: Any) -> dict[str, Array]:
+def _read_tensors(request: Any, limits: Limits) -> dict[str, Array]:
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise InvalidError(
@@ -132,7 +132,7 @@ def _read_tensors(request: Any) -> dict[str, Array]:
                 raise InvalidError(f"input '{given.name}' has contents beside raw_input_contents")
             tensors[given.name] = from_bytes(*described, raw[index])
         else:
-            tensors[given.name] = from_numbers(*described, _read_contents(given))
+            tensors[given.name] = from_numbers(*described, _read_contents(given, limits))
     return tensors
 
 
@@ -154,7 +154,7 @@ def _refuse_parameters(kind: str, tensor: Any) -> None:
         raise InvalidError(f"{kind} '{tensor.name}' has parameters {sorted(tensor.parameters)}")
 
 
-def _read_contents(given: Any) -> Array:
+def _read_contents(given: Any, limits: Limits) -> Array:
     field = _CONTENTS.get(given.datatype)
     if field is None:
         raise InvalidError(f"input '{given.name}': {given.datatype} goes in raw_input_contents")
@@ -163,4 +163,9 @@ def _read_contents(given: Any) -> Array:
         raise InvalidError(
             f"input '{given.name}' of type {given.datatype} goes in {field}, not in {wrong[0]}"
         )
-    return np.array(getattr(given.contents, field), DTYPES[given.datatype])
+    numbers = getattr(given.contents, field)
+    if given.name == "lengths" and len(numbers) > limits.max_sequences:
+        raise InvalidError(
+            f"there are {len(numbers)} lengths; at most {limits.max_sequences} sequences go"
+        )
+    return np.fromiter(numbers, DTYPES[given.datatype], len(numbers))

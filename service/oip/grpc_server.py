@@ -53,14 +53,21 @@ CLOSE_SECONDS = 5.0
 MAX_DETAILS = 1000
 # Health is for probes, which have no key.
 OPEN_METHODS = {"ServerLive", "ServerReady"}
+# The messages of the others are empty, and not looked at.
+NAMING_METHODS = {"ModelReady", "ModelMetadata"}
+MAX_DESCRIBE_BYTES = 4096
+CONNECTION_MS = 300_000
+MAX_STREAMS = 128
 
 CODES = {
+    200: grpc.StatusCode.OK,
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
     408: grpc.StatusCode.DEADLINE_EXCEEDED,
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    499: grpc.StatusCode.CANCELLED,
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -97,7 +104,12 @@ async def serving_grpc(
     """
     settings = service.settings
     options = [
-        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ("grpc.max_receive_message_length", settings.grpc_message_bytes),
+        # gRPC keeps answers that nobody takes: so many on a connection, until it ends.
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
+        ("grpc.max_connection_age_ms", CONNECTION_MS),
+        ("grpc.max_connection_age_grace_ms", round(1000 * settings.send_seconds)),
+        ("grpc.max_connection_idle_ms", CONNECTION_MS),
         ("grpc.max_metadata_size", settings.max_header_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
         # Workers share the port; anybody else on it is a mistake.
@@ -136,6 +148,11 @@ class _Calls:
         self._service = service
         self._spans = ServerSpans(traces) if traces else None
         self._keys = service.settings.read_api_keys()
+        # gRPC puts messages together by itself: so many at once as the budget of bodies has room.
+        settings = service.settings
+        self._reading = asyncio.Semaphore(
+            max(1, settings.max_bodies_bytes // settings.grpc_message_bytes)
+        )
         self._log: FilteringBoundLogger = structlog.get_logger().bind()
 
     async def answer(self, method: str, _: AsyncIterator[bytes], context: Context) -> bytes:
@@ -144,28 +161,28 @@ class _Calls:
         metadata = _read_metadata(context)
         request_id = name_request(metadata).decode()
         trailing = [("x-request-id", request_id)]
-        answer, failure = b"", None
-        status = ClientGoneError.status
+        # Not the error itself, which would keep all that it came through, the message too.
+        failure: tuple[int, str, dict[str, str]] | None = None
+        answer, status = b"", ClientGoneError.status
         with self._trace(method, metadata) as server:
             try:
                 answer = await self._answer(method, dict(metadata), context)
                 status = 200
             except ServiceError as error:
-                failure = error
+                failure = error.status, error.message, error.headers
             except Exception as error:
                 log.error("a bug in answering %s", method, exc_info=error)
-                failure = ServiceError("a bug in the service; its log tells more")
+                failure = ServiceError.status, "a bug in the service; its log tells more", {}
             finally:
-                status = failure.status if failure else status
+                status = failure[0] if failure else status
                 self._count(method, status, time.perf_counter() - start)
                 if server:
-                    server.answered("rpc.grpc.status_code", _code(status), status >= 500)
+                    server.answered("rpc.grpc.status_code", CODES[status].value[0], status >= 500)
                     trailing.append(("traceresponse", server.traceresponse))
         if failure:
-            trailing += [(k.lower(), v) for k, v in failure.headers.items() if k == "Retry-After"]
-            await context.abort(
-                CODES[failure.status], failure.message[:MAX_DETAILS], tuple(trailing)
-            )
+            trailing += [(k.lower(), v) for k, v in failure[2].items() if k == "Retry-After"]
+        if failure and not context.done():
+            await context.abort(CODES[status], _details(failure[1]), tuple(trailing))
         context.set_trailing_metadata(tuple(trailing))
         return answer
 
@@ -192,20 +209,27 @@ class _Calls:
             raise UnauthorizedError("this needs an API key: authorization: Bearer <key>")
         if method == "ModelInfer":
             return await self._infer(context)
-        message: Any = self._describe(method, await self._read(context))
-        serialized: bytes = message.SerializeToString()
+        message = await self._read(context) if method in NAMING_METHODS else b""
+        if len(message) > MAX_DESCRIBE_BYTES:
+            raise UnparseableError(
+                f"the message has {len(message)} bytes; one of {method} has at most "
+                f"{MAX_DESCRIBE_BYTES}"
+            )
+        serialized: bytes = self._describe(method, message).SerializeToString()
         return serialized
 
     async def _read(self, context: Context) -> bytes:
         seconds = self._service.settings.body_seconds
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds), self._reading:
                 message = await context.read()
         except TimeoutError as error:
             raise SlowBodyError(f"the message was not there after {seconds:g} seconds") from error
-        if not isinstance(message, bytes):
-            raise UnparseableError("the call has no message")
-        return message
+        if isinstance(message, bytes):
+            return message
+        if context.done():
+            raise ClientGoneError("the client left, or its message cannot be read")
+        raise UnparseableError("the call has no message")
 
     async def _infer(self, context: Context) -> bytes:
         with self._service.accept() as (served, lease):
@@ -236,12 +260,9 @@ class _Calls:
         return ModelMetadataResponse(**model_metadata(name, config.embed_dim, config.hidden_size))
 
 
-def _code(status: int) -> int:
-    """The number of the gRPC status that stands for an HTTP status."""
-    if status == 200:
-        return 0
-    code = CODES.get(status, grpc.StatusCode.CANCELLED)
-    return int(code.value[0])
+def _details(message: str) -> str:
+    """What of a message fits among the headers, where other letters take several times theirs."""
+    return message.encode("ascii", "backslashreplace").decode()[:MAX_DETAILS]
 
 
 def _holds(check: Any) -> bool:

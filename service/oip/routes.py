@@ -7,6 +7,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 
 from service.direct import add_direct_post
 from service.embedding import EmbeddingService
+from service.errors import InvalidError
 from service.oip import openapi, tensors
 from service.oip.rest import InferForm
 
@@ -48,6 +49,11 @@ def add_oip(app: FastAPI, service: EmbeddingService) -> None:
 
     async def infer(request: Request, name: str, model_version: str | None = None) -> Response:
         check_model(name, model_version)
+        if request.query_params:
+            raise InvalidError(
+                f"the query is {str(request.query_params)[:200]!r}; options are parameters of the "
+                "request"
+            )
         return await service.answer(request, InferForm(request.headers))
 
     app.include_router(router)

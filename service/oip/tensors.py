@@ -142,6 +142,8 @@ def model_metadata(name: str, embed_dim: int, hidden_size: int) -> dict[str, Any
 def check_model(given: str, served: str, version: str | None) -> None:
     """Raises UnknownPathError unless the model asked for is the one that is served."""
     if given != served:
-        raise UnknownPathError(f"there is no model {given!r}, only {served!r}")
+        raise UnknownPathError(f"there is no model {given[:200]!r}, only {served!r}")
     if version not in {None, MODEL_VERSION}:
-        raise UnknownPathError(f"{served!r} has no version {version!r}, only {MODEL_VERSION!r}")
+        raise UnknownPathError(
+            f"{served!r} has no version {version[:200]!r}, only {MODEL_VERSION!r}"
+        )

@@ -263,6 +263,29 @@ def certificate(folder):
     return folder / "cert.pem", folder / "key.pem"
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_upgrade_that_is_offered_is_ignored(url, apart):
+    body = json.dumps({"sequences": [[[0.0]]]}).encode()
+    head = (
+        b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    )
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        for _ in range(3):
+            connection.sendall(head if apart else head + body)
+            if apart:
+                time.sleep(0.05)
+                connection.sendall(body)
+            answer = connection.recv(65536)
+            while b"embeddings" not in answer:
+                more = connection.recv(65536)
+                assert more, answer
+                answer += more
+            assert answer.startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")
 def test_tls(tmp_path):
     cert, key = certificate(tmp_path)

@@ -270,6 +270,36 @@ def test_workers_count_together(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_supervisor_gives_up_when_no_worker_can_start(tmp_path):
+    model = shutil.copy(DEFAULT_MODEL, tmp_path / "model.safetensors")
+    log = tmp_path / "log"
+    with serving("--workers", "2", "--model", model, log=log) as (_, process):
+        wait_for(lambda: len(worker_pids(process)) == 2)
+        model.write_bytes(b"broken")
+        for pid in worker_pids(process):
+            os.kill(pid, signal.SIGKILL)
+        assert process.wait(60) == 1
+    assert "again and again" in log.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_reload_does_not_kill_workers_that_are_starting(tmp_path):
+    log = tmp_path / "log"
+    with serving("--workers", "2", log=log) as (url, process):
+        wait_for(lambda: len(worker_pids(process)) == 2)
+        os.kill(min(worker_pids(process)), signal.SIGKILL)
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.01)
+        wait_for(lambda: len(worker_pids(process)) == 2)
+        assert httpx.get(f"{url}/health/ready").is_success
+        process.terminate()
+        assert process.wait(20) == 0
+    assert log.read_text().count("another one starts") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_end_when_their_supervisor_is_killed(tmp_path):
     folders = set(SHARED.glob("tritserve-*"))
     with serving("--workers", "2", log=tmp_path / "log") as (_, process):
@@ -289,4 +319,6 @@ def test_a_taken_port_or_a_missing_model_is_one_clear_line(tmp_path):
             (["--port", port], "in use"),
         ]:
             assert message in refused_start(*arguments)
+        environment = {"TRITSERVE_GRPC_PORT": port}
+        assert "in use" in refused_start("--workers", "2", environment=environment)
     assert "does not exist" in refused_start("--model", tmp_path / "none")

@@ -1,9 +1,11 @@
 import asyncio
+import gc
 import socket
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -153,6 +155,58 @@ def test_calls_are_traced_with_their_stages(engine):
     assert trailing["traceresponse"] == f"00-{trace}-{server.context.span_id:016x}-01"
     assert failed_decode.parent.span_id == failed.context.span_id
     assert failed.attributes["rpc.grpc.status_code"] == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+def test_refused_calls_leave_nothing_behind(engine):
+    wrong = raw_request()
+    wrong.raw_input_contents[0] += bytes(3 * 2**20)
+
+    async def talk(call, _):
+        await refusal(call, "ModelInfer", wrong)
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(5):
+                assert "does not have" in (await refusal(call, "ModelInfer", wrong)).details()
+            assert tracemalloc.get_traced_memory()[0] < 2**20
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+
+    ask(engine, talk)
+
+
+def test_streams_that_send_nothing_do_not_keep_others_out(engine):
+    async def talk(call, _):
+        def silent(method):
+            stream = call.channel.stream_unary(f"/inference.GRPCInferenceService/{method}")
+            return stream(metadata=[("authorization", "Bearer key")])
+
+        # Health looks at no message; one that does not come keeps its reader waiting.
+        assert await asyncio.wait_for(silent("ServerReady"), 5) == b"\x08\x01"
+        waiting = [silent("ModelInfer") for _ in range(50)]
+        await asyncio.sleep(0.1)
+        assert (await call("ServerReady")).ready
+        for stream in waiting:
+            stream.cancel()
+
+    ask(engine, talk, api_keys="key")
+
+
+def test_messages_have_a_limit_of_their_own(engine):
+    async def talk(call, _):
+        name = messages.ModelMetadataRequest(name="x" * 4500)
+        assert "at most 4096" in (await refusal(call, "ModelMetadata", name)).details()
+        name = messages.ModelMetadataRequest(name="\N{GRINNING FACE}" * 1000)
+        error = await refusal(call, "ModelReady", name)
+        assert error.code() == grpc.StatusCode.NOT_FOUND
+        large = raw_request()
+        large.raw_input_contents[0] += bytes(6000)
+        error = await refusal(call, "ModelInfer", large)
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    ask(engine, talk, grpc_message_bytes=5500)
 
 
 def test_options_outputs_and_dense_batches(engine):
