@@ -21,6 +21,8 @@ Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
 Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
 Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+// c - a * b
+Floats fnma(Floats a, Floats b, Floats c) { return _mm512_fnmadd_ps(a, b, c); }
 // a > b ? a : b, and so b where one is NaN.
 Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }
@@ -54,12 +56,14 @@ int32_t maximum(Ints x) { return _mm512_reduce_max_epi32(x.v); }
 Ints magnitude(Floats x) {
   return {_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff))};
 }
+Ints to_bits(Floats x) { return {_mm512_castps_si512(x)}; }
 Floats from_bits(Ints x) { return _mm512_castsi512_ps(x.v); }
 // To the nearest integer, halves to even.
 Ints round(Floats x) { return {_mm512_cvtps_epi32(x)}; }
 Floats to_float(Ints x) { return _mm512_cvtepi32_ps(x.v); }
-Floats power_of_two(Ints n) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23));
+template <int bits>
+Ints shift_left(Ints x) {
+  return {_mm512_slli_epi32(x.v, bits)};
 }
 void store_bytes(int8_t* p, Ints x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(x.v));

@@ -28,8 +28,8 @@ class Pass {
         shared_(shared),
         block_(team.by_columns ? shared : own),
         own_(own),
-        hidden_(padded(s_.hidden_size)),
-        query_(padded(s_.query_size())),
+        hidden_(row_stride(s_.hidden_size)),
+        query_(row_stride(s_.query_size())),
         cos_(s_.rope ? tools.rope.cos() : nullptr),
         sin_(s_.rope ? tools.rope.sin() : nullptr) {}
 
@@ -84,7 +84,7 @@ class Pass {
   float* x(size_t row) const { return shared_.x.data() + row * hidden_; }
 
   void read(Range rows) const {
-    const size_t width = padded(s_.embed_dim);
+    const size_t width = row_stride(s_.embed_dim);
     const Range mine = share(rows.size());
     for (size_t r = mine.begin; r < mine.end; ++r) {
       const size_t row = rows.begin + r;
@@ -107,7 +107,7 @@ class Pass {
   // Norm, and rounding where the model rounds.
   Input prepare(const float* x, size_t stride, size_t width, size_t rows, Norm norm,
                 Affine affine) const {
-    const size_t whole = padded(width);
+    const size_t to = row_stride(width);
     if (s_.int8_activations) {
       const Quantized out = quantized(width);
       for (size_t r = 0; r < rows; ++r)
@@ -116,8 +116,8 @@ class Pass {
     }
     if (norm == Norm::none) return {x, stride, width, rows};
     for (size_t r = 0; r < rows; ++r)
-      k_.normalize(x + r * stride, width, norm, affine, own_.normalized.data() + r * whole);
-    return {own_.normalized.data(), whole, width, rows};
+      k_.normalize(x + r * stride, width, norm, affine, own_.normalized.data() + r * to);
+    return {own_.normalized.data(), to, width, rows};
   }
 
   Input prepare(const float* x, size_t rows, const NormTensors& norm) const {
@@ -128,7 +128,7 @@ class Pass {
   Norm sub_norm() const { return s_.sub_norm ? norm() : Norm::none; }
 
   Quantized quantized(size_t width) const {
-    return {own_.q.data(), padded(width, kByteStride), own_.q_scale.data(), own_.q_sum.data()};
+    return {own_.q.data(), byte_stride(width), own_.q_scale.data(), own_.q_sum.data()};
   }
 
   void linear(const Linear& linear, const Input& in, float* out, size_t stride,
@@ -149,7 +149,7 @@ class Pass {
     const Input in = prepare(x(rows.begin), rows.size(), block.attention_norm);
     if (with_queries)
       linear(block.query, in, shared_.query.data() + rows.begin * query_, query_, Epilogue::store);
-    const size_t stride = padded(s_.key_value_size());
+    const size_t stride = row_stride(s_.key_value_size());
     float* key_value = block_.key_value.data();
     linear(block.key_value, in, key_value, stride, Epilogue::store);
     for (size_t row = rows.begin; row < rows.end; ++row)
@@ -241,7 +241,7 @@ class Pass {
     linear(block.output, prepare(attended, query_, s_.query_size(), rows, sub_norm(), {}), x,
            hidden_, Epilogue::add);
     const Input in = prepare(x, rows, block.ffn_norm);
-    const size_t stride = padded(s_.inner_size);
+    const size_t stride = row_stride(s_.inner_size);
     float* inner = block_.inner.data();
     if (s_.swiglu) linear(block.gate, in, inner, stride, Epilogue::silu);
     linear(block.up, in, inner, stride, s_.swiglu ? Epilogue::multiply : Epilogue::silu);

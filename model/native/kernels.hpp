@@ -1,7 +1,7 @@
 // The kernel table: what an instruction set has to offer, as function pointers over plain structs.
 //
-// Every float row starts on its own stride, a multiple of 16 floats, and is filled with zeros up to
-// it, so that kernels read whole vectors of 16 lanes. All float sums run in one order over 16
+// Every float row starts on a multiple of 16 floats and is filled with zeros up to the next one, so
+// that kernels read whole vectors of 16 lanes. All float sums run in one order over 16
 // lanes, whatever the registers' width, and the answer is the same bytes on every instruction set.
 #pragma once
 
@@ -12,7 +12,7 @@ namespace tritserve {
 
 constexpr size_t kLanes = 16;         // output columns of a panel, and lanes of a float sum
 constexpr size_t kPanelBytes = 64;    // 16 columns x 4 inputs, one byte each once decoded
-constexpr size_t kByteStride = 64;    // rows of int8 activations start on a multiple of this
+constexpr size_t kByteStride = 64;    // rows of int8 activations are filled up to a multiple of this
 constexpr size_t kKeyBlock = 256;     // keys per pass of the online softmax
 constexpr size_t kTileRows = 16;      // query rows attended together
 constexpr size_t kMaxPanelGroup = 4;  // most panels that one kernel decodes at a time
@@ -85,6 +85,11 @@ struct AttentionTile {
 };
 
 static constexpr size_t padded(size_t n, size_t to = kLanes) { return (n + to - 1) / to * to; }
+
+// From one row to the next: an odd number of cache lines, so that the rows of a column do not fall
+// into a few sets of the cache.
+static constexpr size_t row_stride(size_t width) { return padded(width) | kLanes; }
+static constexpr size_t byte_stride(size_t width) { return padded(width, kByteStride) | kByteStride; }
 
 static constexpr size_t attention_scratch(size_t head_dim) {
   return kTileRows * (kKeyBlock + 2 * padded(head_dim));

@@ -39,6 +39,7 @@ class Tiles {
     const bool lower = rows > kTileHeight, second = panels > 1;
     const int8_t* x_lower = x + kTileHeight * stride;
     const uint8_t* codes_second = codes + steps * kPanelBytes;
+    __asm__ volatile("" : : : "memory");
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -77,6 +78,8 @@ class Tiles {
       shapes.row_bytes[i] = kTileBytes;
       shapes.rows[i] = static_cast<uint8_t>(heights[i]);
     }
+    // GCC's intrinsics do not tell it what memory they read.
+    __asm__ volatile("" : : "m"(shapes));
     _tile_loadconfig(&shapes);
   }
 

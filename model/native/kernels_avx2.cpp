@@ -42,6 +42,10 @@ Floats div(Floats a, Floats b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_p
 Floats fma(Floats a, Floats b, Floats c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
+// c - a * b
+Floats fnma(Floats a, Floats b, Floats c) {
+  return {_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi)};
+}
 // a > b ? a : b, and so b where one is NaN.
 Floats larger(Floats a, Floats b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 Floats smaller(Floats a, Floats b) {
@@ -97,14 +101,14 @@ Ints magnitude(Floats x) {
   return {_mm256_and_si256(_mm256_castps_si256(x.lo), mask),
           _mm256_and_si256(_mm256_castps_si256(x.hi), mask)};
 }
+Ints to_bits(Floats x) { return {_mm256_castps_si256(x.lo), _mm256_castps_si256(x.hi)}; }
 Floats from_bits(Ints x) { return {_mm256_castsi256_ps(x.lo), _mm256_castsi256_ps(x.hi)}; }
 // To the nearest integer, halves to even.
 Ints round(Floats x) { return {_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi)}; }
 Floats to_float(Ints x) { return {_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi)}; }
-Floats power_of_two(Ints n) {
-  const Ints biased = add(n, splat_int(127));
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(biased.lo, 23)),
-          _mm256_castsi256_ps(_mm256_slli_epi32(biased.hi, 23))};
+template <int bits>
+Ints shift_left(Ints x) {
+  return {_mm256_slli_epi32(x.lo, bits), _mm256_slli_epi32(x.hi, bits)};
 }
 void store_bytes(int8_t* p, Ints x) {
   const __m256i shorts = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.lo, x.hi), 0xd8);

@@ -55,6 +55,10 @@ Floats div(Floats a, Floats b) {
 Floats fma(Floats a, Floats b, Floats c) {
   return each<Floats>([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
 }
+// c - a * b
+Floats fnma(Floats a, Floats b, Floats c) {
+  return each<Floats>([&](int i) { return vfmsq_f32(c.v[i], a.v[i], b.v[i]); });
+}
 // a > b ? a : b, and so b where one is NaN; vmaxq_f32 would give NaN.
 Floats larger(Floats a, Floats b) {
   return each<Floats>([&](int i) { return vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
@@ -117,6 +121,9 @@ int32_t maximum(Ints x) {
 Ints magnitude(Floats x) {
   return each<Ints>([&](int i) { return vreinterpretq_s32_f32(vabsq_f32(x.v[i])); });
 }
+Ints to_bits(Floats x) {
+  return each<Ints>([&](int i) { return vreinterpretq_s32_f32(x.v[i]); });
+}
 Floats from_bits(Ints x) {
   return each<Floats>([&](int i) { return vreinterpretq_f32_s32(x.v[i]); });
 }
@@ -127,10 +134,9 @@ Ints round(Floats x) {
 Floats to_float(Ints x) {
   return each<Floats>([&](int i) { return vcvtq_f32_s32(x.v[i]); });
 }
-Floats power_of_two(Ints n) {
-  return each<Floats>([&](int i) {
-    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n.v[i], vdupq_n_s32(127)), 23));
-  });
+template <int bits>
+Ints shift_left(Ints x) {
+  return each<Ints>([&](int i) { return vshlq_n_s32(x.v[i], bits); });
 }
 void store_bytes(int8_t* p, Ints x) {
   const int16x8_t lo = vcombine_s16(vqmovn_s32(x.v[0]), vqmovn_s32(x.v[1]));

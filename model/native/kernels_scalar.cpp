@@ -59,6 +59,10 @@ Floats div(Floats a, Floats b) {
 Floats fma(Floats a, Floats b, Floats c) {
   return each<Floats>([&](size_t i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
 }
+// c - a * b
+Floats fnma(Floats a, Floats b, Floats c) {
+  return each<Floats>([&](size_t i) { return __builtin_fmaf(-a.v[i], b.v[i], c.v[i]); });
+}
 // a > b ? a : b, and so b where one is NaN.
 float larger(float a, float b) { return a > b ? a : b; }
 Floats larger(Floats a, Floats b) {
@@ -111,6 +115,7 @@ int32_t maximum(Ints x) {
 Ints magnitude(Floats x) {
   return each<Ints>([&](size_t i) { return copy_from<int32_t>(&x.v[i]) & 0x7fffffff; });
 }
+Ints to_bits(Floats x) { return copy_from<Ints>(&x); }
 Floats from_bits(Ints x) { return copy_from<Floats>(&x); }
 // To the nearest integer, halves to even; zero where there is none.
 Ints round(Floats x) {
@@ -122,11 +127,10 @@ Ints round(Floats x) {
 Floats to_float(Ints x) {
   return each<Floats>([&](size_t i) { return static_cast<float>(x.v[i]); });
 }
-Floats power_of_two(Ints n) {
-  return each<Floats>([&](size_t i) {
-    const uint32_t bits = (static_cast<uint32_t>(n.v[i]) + 127u) << 23;
-    return copy_from<float>(&bits);
-  });
+template <int bits>
+Ints shift_left(Ints x) {
+  return each<Ints>(
+      [&](size_t i) { return static_cast<int32_t>(static_cast<uint32_t>(x.v[i]) << bits); });
 }
 void store_bytes(int8_t* p, Ints x) {
   for (size_t i = 0; i < kLanes; ++i) {

@@ -80,7 +80,7 @@ void quantize(const float* x, size_t width, Norm norm, Affine affine, const Quan
     total = add(total, rounded);
     store_bytes(q + i, rounded);
   }
-  __builtin_memset(q + whole, 0, out.stride - whole);
+  for (size_t i = whole; i < padded(width, kByteStride); i += kLanes) store_bytes(q + i, no_ints());
   out.sum[row] = sum(total);
 }
 
