@@ -20,6 +20,7 @@ Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
 Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+Floats square_root(Floats x) { return _mm512_sqrt_ps(x); }
 Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 // c - a * b
 Floats fnma(Floats a, Floats b, Floats c) { return _mm512_fnmadd_ps(a, b, c); }
@@ -29,17 +30,20 @@ Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 Floats keep(Floats x, size_t n) {
   return _mm512_maskz_mov_ps(static_cast<__mmask16>((1u << n) - 1), x);
 }
-float sum(Floats x) {
-  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
-  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+// a in the first n lanes, b in the others.
+Floats first_of(size_t n, Floats a, Floats b) {
+  return _mm512_mask_mov_ps(b, static_cast<__mmask16>((1u << n) - 1), a);
 }
-float largest(Floats x) {
-  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
-  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+// a0, b0, a1, b1, .. of the lower or upper eight lanes.
+Floats interleave_low(Floats a, Floats b) {
+  const __m512i from =
+      _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return _mm512_permutex2var_ps(a, from, b);
+}
+Floats interleave_high(Floats a, Floats b) {
+  const __m512i from =
+      _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return _mm512_permutex2var_ps(a, from, b);
 }
 
 Ints no_ints() { return {_mm512_setzero_si512()}; }
@@ -49,8 +53,6 @@ void store_ints(int32_t* p, Ints x) { _mm512_storeu_si512(p, x.v); }
 Ints add(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 Ints sub(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 Ints larger(Ints a, Ints b) { return {_mm512_max_epi32(a.v, b.v)}; }
-int32_t sum(Ints x) { return _mm512_reduce_add_epi32(x.v); }
-int32_t maximum(Ints x) { return _mm512_reduce_max_epi32(x.v); }
 
 // The bits of |x|.
 Ints magnitude(Floats x) {

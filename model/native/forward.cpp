@@ -6,6 +6,10 @@
 namespace tritserve {
 namespace {
 
+// Rows this early in a sequence are attended in small tiles: large ones save loads of keys and
+// values, but compute more that causality then hides.
+constexpr size_t kShortRows = 64;
+
 struct Range {
   size_t begin, end;
   size_t size() const { return end - begin; }
@@ -109,14 +113,11 @@ class Pass {
                 Affine affine) const {
     const size_t to = row_stride(width);
     if (s_.int8_activations) {
-      const Quantized out = quantized(width);
-      for (size_t r = 0; r < rows; ++r)
-        k_.quantize(x + r * stride, width, norm, affine, out, r, own_.row.data());
+      k_.quantize({x, stride, rows, width}, norm, affine, quantized(width), own_.row.data());
       return {nullptr, 0, width, rows};
     }
     if (norm == Norm::none) return {x, stride, width, rows};
-    for (size_t r = 0; r < rows; ++r)
-      k_.normalize(x + r * stride, width, norm, affine, own_.normalized.data() + r * to);
+    k_.normalize({x, stride, rows, width}, norm, affine, own_.normalized.data(), to);
     return {own_.normalized.data(), to, width, rows};
   }
 
@@ -163,8 +164,7 @@ class Pass {
     const Range heads = share(s_.key_value_heads);
     for (size_t head = heads.begin; head < heads.end; ++head)
       k_.keep_key_value({key_value + head * dim, key_value + (s_.key_value_heads + head) * dim,
-                         dim, cos_ ? cos_ + at : nullptr, sin_ ? sin_ + at : nullptr, position,
-                         position + 1 == sequence.length},
+                         dim, cos_ ? cos_ + at : nullptr, sin_ ? sin_ + at : nullptr, position},
                         keys(sequence, head), values(sequence, head));
   }
 
@@ -175,7 +175,7 @@ class Pass {
   }
 
   float* keys(const Sequence& sequence, size_t head) const {
-    return shared_.keys[parity_].data() + first_position(sequence, head) * s_.head_dim();
+    return shared_.keys[parity_].data() + first_position(sequence, head) * padded(s_.head_dim());
   }
 
   float* values(const Sequence& sequence, size_t head) const {
@@ -197,7 +197,8 @@ class Pass {
     for (size_t row = rows.begin; row < rows.end;) {
       const Sequence& sequence = sequence_of(row);
       const size_t first = row - sequence.first_row;
-      const size_t count = std::min({kTileRows, sequence.length - first, rows.end - row});
+      const size_t most = first < kShortRows ? kLanes : kTileRows;
+      const size_t count = std::min({most, sequence.length - first, rows.end - row});
       attend(sequence, first, count, shared_.query.data() + row * query_,
              shared_.attended.data() + row * query_);
       row += count;
@@ -228,8 +229,8 @@ class Pass {
     meet_by_columns();
     feed(block, pooled, attended, rows);
     for (size_t r = mine.begin; r < mine.end; ++r) {
-      k_.normalize(pooled + r * hidden_, s_.hidden_size, norm(), model_.final_norm.affine,
-                   own_.row.data());
+      k_.normalize({pooled + r * hidden_, hidden_, 1, s_.hidden_size}, norm(),
+                   model_.final_norm.affine, own_.row.data(), hidden_);
       std::memcpy(chunk_.sequences[sequences.begin + r].embedding, own_.row.data(),
                   s_.hidden_size * sizeof(float));
     }
@@ -252,10 +253,9 @@ class Pass {
   void pool_mean() const {
     for_each_block(chunk_.rows, [&](Range rows) {
       const Range mine = share(rows.size());
-      for (size_t r = mine.begin; r < mine.end; ++r) {
-        float* row = x(rows.begin + r);
-        k_.normalize(row, s_.hidden_size, norm(), model_.final_norm.affine, row);
-      }
+      float* mine_x = x(rows.begin + mine.begin);
+      k_.normalize({mine_x, hidden_, mine.size(), s_.hidden_size}, norm(),
+                   model_.final_norm.affine, mine_x, hidden_);
     });
     meet();
     for (size_t i = team_.rank; i < chunk_.count; i += team_.size) {

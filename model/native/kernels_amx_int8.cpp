@@ -10,6 +10,7 @@ namespace {
 constexpr size_t kRows = 32, kPanels = 2;
 constexpr double kAloneWork = 3e8;
 constexpr size_t kFloatRows = 12, kFloatPanels = 2;
+constexpr size_t kScoreRows = 8, kScorePanels = 2, kOutRows = 4, kOutPanels = 4;
 constexpr size_t kTernarySteps = SIZE_MAX / 16 * 8, kBinarySteps = kTernarySteps;
 constexpr size_t kTileHeight = 16, kTileSteps = 16, kTileBytes = 64;
 

@@ -9,6 +9,7 @@ namespace {
 constexpr size_t kRows = 4, kPanels = 1;
 constexpr double kAloneWork = 5e7;
 constexpr size_t kFloatRows = 6, kFloatPanels = 1;
+constexpr size_t kScoreRows = 6, kScorePanels = 1, kOutRows = 6, kOutPanels = 1;
 constexpr size_t kTernarySteps = SIZE_MAX / 16 * 8, kBinarySteps = kTernarySteps;
 constexpr int kParts = 4;  // registers of four lanes
 
@@ -52,6 +53,9 @@ Floats mul(Floats a, Floats b) {
 Floats div(Floats a, Floats b) {
   return each<Floats>([&](int i) { return vdivq_f32(a.v[i], b.v[i]); });
 }
+Floats square_root(Floats x) {
+  return each<Floats>([&](int i) { return vsqrtq_f32(x.v[i]); });
+}
 Floats fma(Floats a, Floats b, Floats c) {
   return each<Floats>([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
 }
@@ -74,19 +78,20 @@ Floats keep(Floats x, size_t n) {
     return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x.v[i]), mask));
   });
 }
-float sum(Floats x) {
-  const float32x4_t four = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));
-  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
-  return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+// a in the first n lanes, b in the others.
+Floats first_of(size_t n, Floats a, Floats b) {
+  return each<Floats>([&](int i) {
+    return vbslq_f32(vld1q_u32(kKept + kLanes - n + 4 * i), a.v[i], b.v[i]);
+  });
 }
-float larger(float a, float b) { return a > b ? a : b; }
-float largest(Floats x) {
-  const Floats swapped = {{x.v[2], x.v[3], x.v[0], x.v[1]}};
-  const Floats eight = larger(x, swapped);
-  const Floats rotated = {{eight.v[1], eight.v[0], eight.v[3], eight.v[2]}};
-  const float32x4_t four = larger(eight, rotated).v[0];
-  return larger(larger(vgetq_lane_f32(four, 0), vgetq_lane_f32(four, 2)),
-                larger(vgetq_lane_f32(four, 1), vgetq_lane_f32(four, 3)));
+// a0, b0, a1, b1, .. of the lower or upper eight lanes.
+Floats interleave_low(Floats a, Floats b) {
+  return {{vzip1q_f32(a.v[0], b.v[0]), vzip2q_f32(a.v[0], b.v[0]), vzip1q_f32(a.v[1], b.v[1]),
+           vzip2q_f32(a.v[1], b.v[1])}};
+}
+Floats interleave_high(Floats a, Floats b) {
+  return {{vzip1q_f32(a.v[2], b.v[2]), vzip2q_f32(a.v[2], b.v[2]), vzip1q_f32(a.v[3], b.v[3]),
+           vzip2q_f32(a.v[3], b.v[3])}};
 }
 
 Ints no_ints() {
@@ -109,12 +114,6 @@ Ints sub(Ints a, Ints b) {
 }
 Ints larger(Ints a, Ints b) {
   return each<Ints>([&](int i) { return vmaxq_s32(a.v[i], b.v[i]); });
-}
-int32_t sum(Ints x) {
-  return vaddvq_s32(vaddq_s32(vaddq_s32(x.v[0], x.v[2]), vaddq_s32(x.v[1], x.v[3])));
-}
-int32_t maximum(Ints x) {
-  return vmaxvq_s32(vmaxq_s32(vmaxq_s32(x.v[0], x.v[2]), vmaxq_s32(x.v[1], x.v[3])));
 }
 
 // The bits of |x|.

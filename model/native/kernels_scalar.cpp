@@ -7,6 +7,7 @@ namespace {
 constexpr size_t kRows = 4, kPanels = 1;
 constexpr double kAloneWork = 2e6;
 constexpr size_t kFloatRows = 4, kFloatPanels = 1;
+constexpr size_t kScoreRows = 4, kScorePanels = 1, kOutRows = 4, kOutPanels = 1;
 constexpr size_t kTernarySteps = SIZE_MAX / 16 * 8, kBinarySteps = kTernarySteps;
 
 struct Floats {
@@ -56,6 +57,9 @@ Floats mul(Floats a, Floats b) {
 Floats div(Floats a, Floats b) {
   return each<Floats>([&](size_t i) { return a.v[i] / b.v[i]; });
 }
+Floats square_root(Floats x) {
+  return each<Floats>([&](size_t i) { return __builtin_sqrtf(x.v[i]); });
+}
 Floats fma(Floats a, Floats b, Floats c) {
   return each<Floats>([&](size_t i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
 }
@@ -74,15 +78,16 @@ Floats smaller(Floats a, Floats b) {
 Floats keep(Floats x, size_t n) {
   return each<Floats>([&](size_t i) { return i < n ? x.v[i] : 0.0f; });
 }
-float sum(Floats x) {
-  for (size_t half = kLanes / 2; half; half /= 2)
-    for (size_t i = 0; i < half; ++i) x.v[i] += x.v[i + half];
-  return x.v[0];
+// a in the first n lanes, b in the others.
+Floats first_of(size_t n, Floats a, Floats b) {
+  return each<Floats>([&](size_t i) { return i < n ? a.v[i] : b.v[i]; });
 }
-float largest(Floats x) {
-  for (size_t half = kLanes / 2; half; half /= 2)
-    for (size_t i = 0; i < half; ++i) x.v[i] = larger(x.v[i], x.v[i + half]);
-  return x.v[0];
+// a0, b0, a1, b1, .. of the lower or upper eight lanes.
+Floats interleave_low(Floats a, Floats b) {
+  return each<Floats>([&](size_t i) { return (i % 2 ? b : a).v[i / 2]; });
+}
+Floats interleave_high(Floats a, Floats b) {
+  return each<Floats>([&](size_t i) { return (i % 2 ? b : a).v[kLanes / 2 + i / 2]; });
 }
 
 Ints no_ints() { return {}; }
@@ -99,16 +104,6 @@ Ints sub(Ints a, Ints b) {
 }
 Ints larger(Ints a, Ints b) {
   return each<Ints>([&](size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
-}
-int32_t sum(Ints x) {
-  int32_t total = 0;
-  for (int32_t value : x.v) total += value;
-  return total;
-}
-int32_t maximum(Ints x) {
-  int32_t top = x.v[0];
-  for (int32_t value : x.v) top = value > top ? value : top;
-  return top;
 }
 
 // The bits of |x|.

@@ -11,7 +11,7 @@ void Workspace::grow_block(const Model& model) {
   key_value.grow(kBlockRows * row_stride(s.key_value_size()));
   inner.grow(kBlockRows * row_stride(s.inner_size));
   pooled.grow(kBlockRows * row_stride(s.hidden_size));
-  row.grow(row_stride(widest));
+  row.grow(kLanes * row_stride(widest));
   attention.grow(attention_scratch(s.head_dim()));
   if (s.int8_activations) {
     q.grow(kBlockRows * byte_stride(widest));
@@ -32,7 +32,7 @@ void Workspace::grow_chunk(const Model& model, size_t rows, size_t panels, bool 
   sequence_of_row.grow(rows);
   const size_t positions = panels * kLanes * s.key_value_heads;
   for (int i = 0; i < (team ? 2 : 1); ++i) {
-    keys[i].grow(positions * s.head_dim());
+    keys[i].grow(positions * padded(s.head_dim()));
     values[i].grow(positions * padded(s.head_dim()));
   }
 }

@@ -43,12 +43,6 @@ Floats silu(Floats x) {
   return mul(x, reciprocal(fma(e.value, e.power, splat(1.0f))));
 }
 
-float exponential(float x) {
-  float lanes[kLanes];
-  store(lanes, exponential(splat(x)));
-  return lanes[0];
-}
-
 // The first n floats at p, n <= 16, zeros in the other lanes.
 Floats load_first(const float* p, size_t n) {
   if (n >= kLanes) return load(p);
