@@ -63,6 +63,7 @@ Floats from_bits(Ints x) { return _mm512_castsi512_ps(x.v); }
 // To the nearest integer, halves to even.
 Ints round(Floats x) { return {_mm512_cvtps_epi32(x)}; }
 Floats to_float(Ints x) { return _mm512_cvtepi32_ps(x.v); }
+Ints shift_right(Ints x, int bits) { return {_mm512_sra_epi32(x.v, _mm_cvtsi32_si128(bits))}; }
 template <int bits>
 Ints shift_left(Ints x) {
   return {_mm512_slli_epi32(x.v, bits)};
@@ -73,11 +74,10 @@ void store_bytes(int8_t* p, Ints x) {
 
 Codes load_codes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 void store_codes(uint8_t* p, Codes x) { _mm512_storeu_si512(p, x.v); }
-template <size_t bits>
-Codes low_bits(Codes x) {
-  return {_mm512_and_si512(x.v, _mm512_set1_epi8((1 << bits) - 1))};
+Codes masked(Codes x, int mask) {
+  return {_mm512_and_si512(x.v, _mm512_set1_epi8(static_cast<char>(mask)))};
 }
-// Bits of the next byte come in from above; low_bits does not see them.
+// Bits of the next byte come in from above, and must be masked.
 template <size_t bits>
 Codes shift_right(Codes x) {
   return {_mm512_srli_epi16(x.v, bits)};

@@ -11,7 +11,8 @@ constexpr size_t kRows = 6, kPanels = 1;
 constexpr double kAloneWork = 1e8;
 constexpr size_t kFloatRows = 6, kFloatPanels = 1;
 constexpr size_t kScoreRows = 6, kScorePanels = 1, kOutRows = 6, kOutPanels = 1;
-constexpr size_t kTernarySteps = 64, kBinarySteps = 128;
+constexpr size_t kSumLimit = 32768, kSumInputs = 2;
+constexpr size_t kInPlace = 2;
 
 struct Floats {
   __m256 lo, hi;
@@ -97,6 +98,10 @@ Floats from_bits(Ints x) { return {_mm256_castsi256_ps(x.lo), _mm256_castsi256_p
 // To the nearest integer, halves to even.
 Ints round(Floats x) { return {_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi)}; }
 Floats to_float(Ints x) { return {_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi)}; }
+Ints shift_right(Ints x, int bits) {
+  const __m128i count = _mm_cvtsi32_si128(bits);
+  return {_mm256_sra_epi32(x.lo, count), _mm256_sra_epi32(x.hi, count)};
+}
 template <int bits>
 Ints shift_left(Ints x) {
   return {_mm256_slli_epi32(x.lo, bits), _mm256_slli_epi32(x.hi, bits)};
@@ -115,12 +120,11 @@ void store_codes(uint8_t* p, Codes x) {
   _mm256_storeu_si256(wide(p), x.lo);
   _mm256_storeu_si256(wide(p + 32), x.hi);
 }
-template <size_t bits>
-Codes low_bits(Codes x) {
-  const __m256i mask = _mm256_set1_epi8((1 << bits) - 1);
-  return {_mm256_and_si256(x.lo, mask), _mm256_and_si256(x.hi, mask)};
+Codes masked(Codes x, int mask) {
+  const __m256i kept = _mm256_set1_epi8(static_cast<char>(mask));
+  return {_mm256_and_si256(x.lo, kept), _mm256_and_si256(x.hi, kept)};
 }
-// Bits of the next byte come in from above; low_bits does not see them.
+// Bits of the next byte come in from above, and must be masked.
 template <size_t bits>
 Codes shift_right(Codes x) {
   return {_mm256_srli_epi16(x.lo, bits), _mm256_srli_epi16(x.hi, bits)};

@@ -10,7 +10,8 @@ constexpr size_t kRows = 4, kPanels = 1;
 constexpr double kAloneWork = 5e7;
 constexpr size_t kFloatRows = 6, kFloatPanels = 1;
 constexpr size_t kScoreRows = 6, kScorePanels = 1, kOutRows = 6, kOutPanels = 1;
-constexpr size_t kTernarySteps = SIZE_MAX / 16 * 8, kBinarySteps = kTernarySteps;
+constexpr size_t kSumLimit = size_t{1} << 31, kSumInputs = 4;
+constexpr size_t kInPlace = 2;
 constexpr int kParts = 4;  // registers of four lanes
 
 struct Floats {
@@ -133,6 +134,9 @@ Ints round(Floats x) {
 Floats to_float(Ints x) {
   return each<Floats>([&](int i) { return vcvtq_f32_s32(x.v[i]); });
 }
+Ints shift_right(Ints x, int bits) {
+  return each<Ints>([&](int i) { return vshlq_s32(x.v[i], vdupq_n_s32(-bits)); });
+}
 template <int bits>
 Ints shift_left(Ints x) {
   return each<Ints>([&](int i) { return vshlq_n_s32(x.v[i], bits); });
@@ -149,9 +153,9 @@ Codes load_codes(const uint8_t* p) {
 void store_codes(uint8_t* p, Codes x) {
   for (int i = 0; i < kParts; ++i) vst1q_u8(p + 16 * i, x.v[i]);
 }
-template <size_t bits>
-Codes low_bits(Codes x) {
-  return each<Codes>([&](int i) { return vandq_u8(x.v[i], vdupq_n_u8((1 << bits) - 1)); });
+Codes masked(Codes x, int mask) {
+  const uint8x16_t kept = vdupq_n_u8(static_cast<uint8_t>(mask));
+  return each<Codes>([&](int i) { return vandq_u8(x.v[i], kept); });
 }
 template <size_t bits>
 Codes shift_right(Codes x) {

@@ -8,7 +8,8 @@ constexpr size_t kRows = 4, kPanels = 1;
 constexpr double kAloneWork = 2e6;
 constexpr size_t kFloatRows = 4, kFloatPanels = 1;
 constexpr size_t kScoreRows = 4, kScorePanels = 1, kOutRows = 4, kOutPanels = 1;
-constexpr size_t kTernarySteps = SIZE_MAX / 16 * 8, kBinarySteps = kTernarySteps;
+constexpr size_t kSumLimit = size_t{1} << 31, kSumInputs = 4;
+constexpr size_t kInPlace = 2;
 
 struct Floats {
   float v[kLanes];
@@ -122,6 +123,9 @@ Ints round(Floats x) {
 Floats to_float(Ints x) {
   return each<Floats>([&](size_t i) { return static_cast<float>(x.v[i]); });
 }
+Ints shift_right(Ints x, int bits) {
+  return each<Ints>([&](size_t i) { return x.v[i] >> bits; });
+}
 template <int bits>
 Ints shift_left(Ints x) {
   return each<Ints>(
@@ -136,9 +140,8 @@ void store_bytes(int8_t* p, Ints x) {
 
 Codes load_codes(const uint8_t* p) { return copy_from<Codes>(p); }
 void store_codes(uint8_t* p, Codes x) { __builtin_memcpy(p, &x, sizeof x); }
-template <size_t bits>
-Codes low_bits(Codes x) {
-  return each<Codes>([&](size_t i) { return static_cast<uint8_t>(x.v[i] & ((1 << bits) - 1)); });
+Codes masked(Codes x, int mask) {
+  return each<Codes>([&](size_t i) { return static_cast<uint8_t>(x.v[i] & mask); });
 }
 template <size_t bits>
 Codes shift_right(Codes x) {
