@@ -151,20 +151,32 @@ class Pass {
     if (with_queries)
       linear(block.query, in, shared_.query.data() + rows.begin * query_, query_, Epilogue::store);
     const size_t stride = row_stride(s_.key_value_size());
-    float* key_value = block_.key_value.data();
-    linear(block.key_value, in, key_value, stride, Epilogue::store);
-    for (size_t row = rows.begin; row < rows.end; ++row)
-      keep(row, key_value + (row - rows.begin) * stride);
+    linear(block.key_value, in, block_.key_value.data(), stride, Epilogue::store);
+    for_each_run(rows, [&](const Sequence& sequence, size_t first, size_t count) {
+      const size_t row = sequence.first_row + first - rows.begin;
+      keep(sequence, first, count, block_.key_value.data() + row * stride, stride);
+      return count;
+    });
   }
 
-  void keep(size_t row, const float* key_value) const {
-    const Sequence& sequence = sequence_of(row);
-    const size_t dim = s_.head_dim(), position = row - sequence.first_row;
-    const size_t at = position * (dim / 2);
+  // Calls function(sequence, first, count) for the rows' parts of each sequence; it returns how many
+  // of the `count` rows it took.
+  template <typename Function>
+  void for_each_run(Range rows, Function function) const {
+    for (size_t row = rows.begin; row < rows.end;) {
+      const Sequence& sequence = sequence_of(row);
+      const size_t first = row - sequence.first_row;
+      row += function(sequence, first, std::min(sequence.length - first, rows.end - row));
+    }
+  }
+
+  void keep(const Sequence& sequence, size_t first, size_t rows, const float* key_value,
+            size_t stride) const {
+    const size_t dim = s_.head_dim();
     const Range heads = share(s_.key_value_heads);
     for (size_t head = heads.begin; head < heads.end; ++head)
       k_.keep_key_value({key_value + head * dim, key_value + (s_.key_value_heads + head) * dim,
-                         dim, cos_ ? cos_ + at : nullptr, sin_ ? sin_ + at : nullptr, position},
+                         stride, first, rows, dim, cos_, sin_},
                         keys(sequence, head), values(sequence, head));
   }
 
@@ -194,15 +206,13 @@ class Pass {
   }
 
   void finish(const Block& block, Range rows) const {
-    for (size_t row = rows.begin; row < rows.end;) {
-      const Sequence& sequence = sequence_of(row);
-      const size_t first = row - sequence.first_row;
-      const size_t most = first < kShortRows ? kLanes : kTileRows;
-      const size_t count = std::min({most, sequence.length - first, rows.end - row});
+    for_each_run(rows, [&](const Sequence& sequence, size_t first, size_t count) {
+      count = std::min(count, first < kShortRows ? kLanes : kTileRows);
+      const size_t row = sequence.first_row + first;
       attend(sequence, first, count, shared_.query.data() + row * query_,
              shared_.attended.data() + row * query_);
-      row += count;
-    }
+      return count;
+    });
     meet_by_columns();
     feed(block, x(rows.begin), shared_.attended.data() + rows.begin * query_, rows.size());
   }

@@ -66,13 +66,14 @@ struct Affine {
   const float* bias;    // null: without shift
 };
 
-struct KeyValueRow {
-  const float* key;  // [head_dim], before rotation
+struct KeyValueRows {
+  const float* key;  // rows of one head, before rotation
   const float* value;
+  size_t stride;
+  size_t first, rows;  // positions first .. first + rows - 1
   size_t head_dim;
-  const float* cos;  // [head_dim / 2] each, or null without rotary positions
+  const float* cos;  // [positions, head_dim / 2], or null without rotary positions
   const float* sin;
-  size_t position;
 };
 
 struct AttentionTile {
@@ -118,7 +119,8 @@ struct Kernels {
   // The same for float rows; `scratch` holds one decoded panel of floats.
   void (*float_matmul)(const Matrix& matrix, const float* x, size_t stride, size_t rows,
                        size_t begin, size_t end, const Output& out, float* scratch);
-  void (*keep_key_value)(const KeyValueRow& row, float* keys, float* values);  // as attend reads
+  // Writes keys and values where and as `attend` reads them.
+  void (*keep_key_value)(const KeyValueRows& in, float* keys, float* values);
   void (*attend)(const AttentionTile& tile);
   // out = mean of `rows` rows
   void (*mean)(const float* x, size_t stride, size_t rows, size_t width, float* out);

@@ -5,13 +5,8 @@
 // row come out of whole vectors. Blocks start at multiples of kKeyBlock from the sequence's start,
 // whatever the tile, so a row's sums run in the same order in any tile.
 
-// Halves paired as in LLaMA; `cos` null copies.
+// Halves paired as in LLaMA.
 void rotate(const float* x, size_t head_dim, const float* cos, const float* sin, float* out) {
-  if (!cos) {
-    for (size_t i = 0; i < head_dim; i += kLanes)
-      store_first(out + i, load_first(x + i, head_dim - i), head_dim - i);
-    return;
-  }
   const size_t half = head_dim / 2;
   for (size_t i = 0; i < half; i += kLanes) {
     const size_t n = half - i;
@@ -22,10 +17,18 @@ void rotate(const float* x, size_t head_dim, const float* cos, const float* sin,
   }
 }
 
-void keep_key_value(const KeyValueRow& row, float* keys, float* values) {
-  const size_t dim = row.head_dim, at = row.position * padded(dim);
-  rotate(row.key, dim, row.cos, row.sin, keys + at);
-  rotate(row.value, dim, nullptr, nullptr, values + at);
+void keep_key_value(const KeyValueRows& in, float* keys, float* values) {
+  const size_t dim = in.head_dim, width = padded(dim);
+  for (size_t r = 0; r < in.rows; ++r) {
+    const size_t position = in.first + r, at = position * width;
+    const float *key = in.key + r * in.stride, *value = in.value + r * in.stride;
+    for (size_t i = 0; i < dim; i += kLanes) {
+      store(values + at + i, load_first(value + i, dim - i));
+      if (!in.cos) store(keys + at + i, load_first(key + i, dim - i));
+    }
+    if (in.cos)
+      rotate(key, dim, in.cos + position * (dim / 2), in.sin + position * (dim / 2), keys + at);
+  }
 }
 
 void transpose(Floats (&x)[kLanes]) {
