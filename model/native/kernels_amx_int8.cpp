@@ -8,6 +8,7 @@ namespace tritserve {
 namespace {
 
 constexpr size_t kRows = 32, kPanels = 2;
+constexpr bool kEqualTiles = true;
 constexpr double kAloneWork = 3e8;
 constexpr size_t kFloatRows = 12, kFloatPanels = 2;
 constexpr size_t kScoreRows = 8, kScorePanels = 2, kOutRows = 4, kOutPanels = 4;

@@ -8,6 +8,7 @@ namespace tritserve {
 namespace {
 
 constexpr size_t kRows = 6, kPanels = 1;
+constexpr bool kEqualTiles = false;
 constexpr double kAloneWork = 1e8;
 constexpr size_t kFloatRows = 6, kFloatPanels = 1;
 constexpr size_t kScoreRows = 6, kScorePanels = 1, kOutRows = 6, kOutPanels = 1;

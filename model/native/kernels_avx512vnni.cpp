@@ -8,6 +8,7 @@ namespace tritserve {
 namespace {
 
 constexpr size_t kRows = 12, kPanels = 2;
+constexpr bool kEqualTiles = false;
 constexpr double kAloneWork = 2e8;
 constexpr size_t kFloatRows = 12, kFloatPanels = 2;
 constexpr size_t kScoreRows = 8, kScorePanels = 2, kOutRows = 4, kOutPanels = 4;

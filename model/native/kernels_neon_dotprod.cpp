@@ -7,6 +7,7 @@ namespace tritserve {
 namespace {
 
 constexpr size_t kRows = 4, kPanels = 1;
+constexpr bool kEqualTiles = false;
 constexpr double kAloneWork = 5e7;
 constexpr size_t kFloatRows = 6, kFloatPanels = 1;
 constexpr size_t kScoreRows = 6, kScorePanels = 1, kOutRows = 6, kOutPanels = 1;

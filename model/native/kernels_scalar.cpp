@@ -5,6 +5,7 @@ namespace tritserve {
 namespace {
 
 constexpr size_t kRows = 4, kPanels = 1;
+constexpr bool kEqualTiles = false;
 constexpr double kAloneWork = 2e6;
 constexpr size_t kFloatRows = 4, kFloatPanels = 1;
 constexpr size_t kScoreRows = 4, kScorePanels = 1, kOutRows = 4, kOutPanels = 1;

@@ -167,12 +167,17 @@ void packed_matmul(const Matrix& matrix, const Quantized& x, size_t rows, size_t
     const size_t panels = end - panel < kPanels ? end - panel : kPanels;
     for (size_t p = 0; p < panels; ++p)
       decode<weights>(panel_of(matrix, panel + p), steps, codes + p * steps * kPanelBytes);
-    for (size_t i = 0; i < tiles; ++i) {
-      // Tiles of nearly equal height: a last tile of one row would waste the decoded panel.
-      const size_t row = rows * i / tiles, height = rows * (i + 1) / tiles - row;
+    for (size_t i = 0, done = 0; i < tiles; ++i) {
+      // Tiles of nearly equal height: a last tile of one row would waste the decoded panel. Where
+      // another height costs time, they are all equal, and some rows are computed twice.
+      const size_t next = rows * (i + 1) / tiles;
+      const size_t height = kEqualTiles ? (rows + tiles - 1) / tiles : next - done;
+      const size_t row = next < height ? 0 : next - height;
       tile(x.q + row * x.stride, x.stride, codes, steps, steps_before_overflow(weights), height,
            panels, sums);
-      finish_integers<weights>(matrix, x, row, height, panel, panels, sums, out);
+      finish_integers<weights>(matrix, x, done, next - done, panel, panels,
+                               sums + (done - row) * kPanels * kLanes, out);
+      done = next;
     }
   }
 }
