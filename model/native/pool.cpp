@@ -1,5 +1,7 @@
 #include "pool.hpp"
 
+#include <pthread.h>
+#include <sched.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
@@ -66,6 +68,21 @@ void Pool::spawn() {
   shared_->process = getpid();
   for (int rank = 1; rank < size_; ++rank)
     threads_.emplace_back([shared = shared_.get(), rank] { shared->work(rank); });
+  left_to_caller_ = -1;
+}
+
+// Linux may wake a thread on the processor of the one that wakes it, which is busy, and move it
+// only milliseconds later: longer than a forward pass.
+void Pool::leave_processor_to_caller() {
+  const int here = sched_getcpu();
+  if (here == left_to_caller_) return;
+  cpu_set_t processors;
+  if (here < 0 || sched_getaffinity(0, sizeof processors, &processors) != 0) return;
+  if (CPU_COUNT(&processors) < size_) return;
+  CPU_CLR(static_cast<size_t>(here), &processors);
+  for (auto& thread : threads_)
+    pthread_setaffinity_np(thread.native_handle(), sizeof processors, &processors);
+  left_to_caller_ = here;
 }
 
 void Pool::start(Function function, const void* context) {
@@ -76,6 +93,7 @@ void Pool::start(Function function, const void* context) {
     threads_.clear();
     spawn();
   }
+  leave_processor_to_caller();
   shared_->function = function;
   shared_->context = context;
   shared_->running.store(size_ - 1, std::memory_order_relaxed);
