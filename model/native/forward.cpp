@@ -159,8 +159,8 @@ class Pass {
     });
   }
 
-  // Calls function(sequence, first, count) for the rows' parts of each sequence; it returns how many
-  // of the `count` rows it took.
+  // Calls function(sequence, first, count) for the rows' parts of each sequence; it returns how
+  // many of the `count` rows it took.
   template <typename Function>
   void for_each_run(Range rows, Function function) const {
     for (size_t row = rows.begin; row < rows.end;) {

@@ -12,7 +12,7 @@ namespace tritserve {
 
 constexpr size_t kLanes = 16;         // output columns of a panel, and lanes of a float sum
 constexpr size_t kPanelBytes = 64;    // 16 columns x 4 inputs, one byte each once decoded
-constexpr size_t kByteStride = 64;    // rows of int8 activations are filled up to a multiple of this
+constexpr size_t kByteStride = 64;    // rows of int8 activations are filled up to a multiple of it
 constexpr size_t kKeyBlock = 128;     // keys per pass of the online softmax
 constexpr size_t kTileRows = 2 * kLanes;  // most query rows attended together
 constexpr size_t kMaxPanelGroup = 4;  // most panels that one kernel decodes at a time
@@ -95,7 +95,9 @@ static constexpr size_t padded(size_t n, size_t to = kLanes) { return (n + to - 
 // From one row to the next: an odd number of cache lines, so that the rows of a column do not fall
 // into a few sets of the cache.
 static constexpr size_t row_stride(size_t width) { return padded(width) | kLanes; }
-static constexpr size_t byte_stride(size_t width) { return padded(width, kByteStride) | kByteStride; }
+static constexpr size_t byte_stride(size_t width) {
+  return padded(width, kByteStride) | kByteStride;
+}
 
 static constexpr size_t attention_scratch(size_t head_dim) {
   return kTileRows * (kKeyBlock + 3 * padded(head_dim));

@@ -77,7 +77,8 @@ struct Softmax {
 // Scores of 16 rows to weights, in place; returns what earlier weights must be multiplied by. All
 // rows attend to the first `common` keys, all but the first row to one more, and so on.
 Floats softmax_step(float* scores, size_t stride, size_t keys, ptrdiff_t common, Softmax& state) {
-  const auto clear = common < 0 ? 0 : static_cast<size_t>(common) < keys ? static_cast<size_t>(common) : keys;
+  const size_t seen_by_all = common < 0 ? 0 : static_cast<size_t>(common);
+  const size_t clear = seen_by_all < keys ? seen_by_all : keys;
   // Of the rows, how many do not attend to key j.
   const auto blind = [&](size_t j) {
     const auto rows = static_cast<size_t>(static_cast<ptrdiff_t>(j) + 1 - common);

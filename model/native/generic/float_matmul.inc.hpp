@@ -32,7 +32,8 @@ void float_tile(const FloatProduct& in, size_t row, size_t panel) {
     for (size_t p = 0; p < panels; ++p) lanes[p] = load(b + p * in.panel_stride + k * in.b_stride);
 #pragma GCC unroll 16
     for (size_t r = 0; r < rows; ++r) {
-      const Floats x = splat(left == Left::by_row ? a[r * in.a_stride + k] : a[k * in.a_stride + r]);
+      const size_t at = left == Left::by_row ? r * in.a_stride + k : k * in.a_stride + r;
+      const Floats x = splat(a[at]);
 #pragma GCC unroll 4
       for (size_t p = 0; p < panels; ++p) total[r][p] = fma(x, lanes[p], total[r][p]);
     }

@@ -1,5 +1,5 @@
-// What happens to float rows: standardise, norm, round to 8 bits, mean. Rows are taken up to 16 at a
-// time, so that what must join the lanes of a row does it for all of them at once.
+// What happens to float rows: standardise, norm, round to 8 bits, mean. Rows are taken up to 16 at
+// a time, so that what must join the lanes of a row does it for all of them at once.
 
 void standardize(const float* values, const float* mean, const float* std, size_t width,
                  float* out) {
@@ -13,8 +13,8 @@ void standardize(const float* values, const float* mean, const float* std, size_
 // Lanes of the vector at column i that belong to a row of this width.
 size_t lanes_at(size_t i, size_t width) { return width - i < kLanes ? width - i : kLanes; }
 
-// Joins the lanes of each of 16 rows, lane i with i + 8, then those with i + 4, and so on: the result
-// of row r in lane r.
+// Joins the lanes of each of 16 rows, lane i with i + 8, then those with i + 4, and so on: the
+// result of row r in lane r.
 template <typename Join>
 Floats join_lanes(Floats (&rows)[kLanes], Join join) {
   for (size_t half = kLanes / 2; half; half /= 2)
