@@ -110,7 +110,7 @@ Case* new_case(size_t isa, size_t rows, size_t inputs, size_t outputs, bool bina
     byte = static_cast<uint8_t>((state >> 24) % (binary ? 256 : 243));
   }
   auto* made = new Case{*supported_kernels()[isa], weights, rows, inputs, outputs,
-                        padded(inputs, kByteStride), {}, {}, {}, {}, {}, {}};
+                        byte_stride(inputs), {}, {}, {}, {}, {}, {}};
   made->panels = make_panels({packed.data(), packed.size(), outputs, inputs, 0, outputs}, weights);
   made->codes.grow(kMaxPanelGroup * made->stride * kLanes);
   made->q.grow(rows * made->stride);
@@ -120,7 +120,7 @@ Case* new_case(size_t isa, size_t rows, size_t inputs, size_t outputs, bool bina
   }
   made->scale.grow(rows);
   made->sum.grow(rows);
-  made->out.grow(rows * padded(outputs));
+  made->out.grow(rows * row_stride(outputs));
   return made;
 }
 
@@ -129,11 +129,12 @@ void delete_case(Case* c) { delete c; }
 // Seconds of one product, averaged over `repeat`.
 double time_product(Case* c, size_t repeat) {
   const Matrix matrix{c->weights, c->panels.data(), c->inputs, c->outputs, nullptr, false, nullptr};
-  const size_t width = padded(c->outputs);
+  const size_t panels = padded(c->outputs) / kLanes;
   const auto start = Clock::now();
   for (size_t i = 0; i < repeat; ++i)
     c->kernels.matmul(matrix, {c->q.data(), c->stride, c->scale.data(), c->sum.data()}, c->rows, 0,
-                      width / kLanes, {c->out.data(), width, Epilogue::integers}, c->codes.data());
+                      panels, {c->out.data(), row_stride(c->outputs), Epilogue::integers},
+                      c->codes.data());
   return seconds_since(start) / static_cast<double>(repeat);
 }
 

@@ -20,24 +20,30 @@ Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
 Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+Floats square_root(Floats x) { return _mm512_sqrt_ps(x); }
 Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+// c - a * b
+Floats fnma(Floats a, Floats b, Floats c) { return _mm512_fnmadd_ps(a, b, c); }
 // a > b ? a : b, and so b where one is NaN.
 Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 Floats keep(Floats x, size_t n) {
   return _mm512_maskz_mov_ps(static_cast<__mmask16>((1u << n) - 1), x);
 }
-float sum(Floats x) {
-  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
-  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+// a in the first n lanes, b in the others.
+Floats first_of(size_t n, Floats a, Floats b) {
+  return _mm512_mask_mov_ps(b, static_cast<__mmask16>((1u << n) - 1), a);
 }
-float largest(Floats x) {
-  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
-  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+// a0, b0, a1, b1, .. of the lower or upper eight lanes.
+Floats interleave_low(Floats a, Floats b) {
+  const __m512i from =
+      _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return _mm512_permutex2var_ps(a, from, b);
+}
+Floats interleave_high(Floats a, Floats b) {
+  const __m512i from =
+      _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return _mm512_permutex2var_ps(a, from, b);
 }
 
 Ints no_ints() { return {_mm512_setzero_si512()}; }
@@ -47,19 +53,20 @@ void store_ints(int32_t* p, Ints x) { _mm512_storeu_si512(p, x.v); }
 Ints add(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 Ints sub(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 Ints larger(Ints a, Ints b) { return {_mm512_max_epi32(a.v, b.v)}; }
-int32_t sum(Ints x) { return _mm512_reduce_add_epi32(x.v); }
-int32_t maximum(Ints x) { return _mm512_reduce_max_epi32(x.v); }
 
 // The bits of |x|.
 Ints magnitude(Floats x) {
   return {_mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff))};
 }
+Ints to_bits(Floats x) { return {_mm512_castps_si512(x)}; }
 Floats from_bits(Ints x) { return _mm512_castsi512_ps(x.v); }
 // To the nearest integer, halves to even.
 Ints round(Floats x) { return {_mm512_cvtps_epi32(x)}; }
 Floats to_float(Ints x) { return _mm512_cvtepi32_ps(x.v); }
-Floats power_of_two(Ints n) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23));
+Ints shift_right(Ints x, int bits) { return {_mm512_sra_epi32(x.v, _mm_cvtsi32_si128(bits))}; }
+template <int bits>
+Ints shift_left(Ints x) {
+  return {_mm512_slli_epi32(x.v, bits)};
 }
 void store_bytes(int8_t* p, Ints x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(x.v));
@@ -67,11 +74,10 @@ void store_bytes(int8_t* p, Ints x) {
 
 Codes load_codes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 void store_codes(uint8_t* p, Codes x) { _mm512_storeu_si512(p, x.v); }
-template <size_t bits>
-Codes low_bits(Codes x) {
-  return {_mm512_and_si512(x.v, _mm512_set1_epi8((1 << bits) - 1))};
+Codes masked(Codes x, int mask) {
+  return {_mm512_and_si512(x.v, _mm512_set1_epi8(static_cast<char>(mask)))};
 }
-// Bits of the next byte come in from above; low_bits does not see them.
+// Bits of the next byte come in from above, and must be masked.
 template <size_t bits>
 Codes shift_right(Codes x) {
   return {_mm512_srli_epi16(x.v, bits)};

@@ -6,6 +6,10 @@
 namespace tritserve {
 namespace {
 
+// Rows this early in a sequence are attended in small tiles: large ones save loads of keys and
+// values, but compute more that causality then hides.
+constexpr size_t kShortRows = 64;
+
 struct Range {
   size_t begin, end;
   size_t size() const { return end - begin; }
@@ -28,8 +32,8 @@ class Pass {
         shared_(shared),
         block_(team.by_columns ? shared : own),
         own_(own),
-        hidden_(padded(s_.hidden_size)),
-        query_(padded(s_.query_size())),
+        hidden_(row_stride(s_.hidden_size)),
+        query_(row_stride(s_.query_size())),
         cos_(s_.rope ? tools.rope.cos() : nullptr),
         sin_(s_.rope ? tools.rope.sin() : nullptr) {}
 
@@ -84,7 +88,7 @@ class Pass {
   float* x(size_t row) const { return shared_.x.data() + row * hidden_; }
 
   void read(Range rows) const {
-    const size_t width = padded(s_.embed_dim);
+    const size_t width = row_stride(s_.embed_dim);
     const Range mine = share(rows.size());
     for (size_t r = mine.begin; r < mine.end; ++r) {
       const size_t row = rows.begin + r;
@@ -107,17 +111,14 @@ class Pass {
   // Norm, and rounding where the model rounds.
   Input prepare(const float* x, size_t stride, size_t width, size_t rows, Norm norm,
                 Affine affine) const {
-    const size_t whole = padded(width);
+    const size_t to = row_stride(width);
     if (s_.int8_activations) {
-      const Quantized out = quantized(width);
-      for (size_t r = 0; r < rows; ++r)
-        k_.quantize(x + r * stride, width, norm, affine, out, r, own_.row.data());
+      k_.quantize({x, stride, rows, width}, norm, affine, quantized(width), own_.row.data());
       return {nullptr, 0, width, rows};
     }
     if (norm == Norm::none) return {x, stride, width, rows};
-    for (size_t r = 0; r < rows; ++r)
-      k_.normalize(x + r * stride, width, norm, affine, own_.normalized.data() + r * whole);
-    return {own_.normalized.data(), whole, width, rows};
+    k_.normalize({x, stride, rows, width}, norm, affine, own_.normalized.data(), to);
+    return {own_.normalized.data(), to, width, rows};
   }
 
   Input prepare(const float* x, size_t rows, const NormTensors& norm) const {
@@ -128,7 +129,7 @@ class Pass {
   Norm sub_norm() const { return s_.sub_norm ? norm() : Norm::none; }
 
   Quantized quantized(size_t width) const {
-    return {own_.q.data(), padded(width, kByteStride), own_.q_scale.data(), own_.q_sum.data()};
+    return {own_.q.data(), byte_stride(width), own_.q_scale.data(), own_.q_sum.data()};
   }
 
   void linear(const Linear& linear, const Input& in, float* out, size_t stride,
@@ -149,22 +150,33 @@ class Pass {
     const Input in = prepare(x(rows.begin), rows.size(), block.attention_norm);
     if (with_queries)
       linear(block.query, in, shared_.query.data() + rows.begin * query_, query_, Epilogue::store);
-    const size_t stride = padded(s_.key_value_size());
-    float* key_value = block_.key_value.data();
-    linear(block.key_value, in, key_value, stride, Epilogue::store);
-    for (size_t row = rows.begin; row < rows.end; ++row)
-      keep(row, key_value + (row - rows.begin) * stride);
+    const size_t stride = row_stride(s_.key_value_size());
+    linear(block.key_value, in, block_.key_value.data(), stride, Epilogue::store);
+    for_each_run(rows, [&](const Sequence& sequence, size_t first, size_t count) {
+      const size_t row = sequence.first_row + first - rows.begin;
+      keep(sequence, first, count, block_.key_value.data() + row * stride, stride);
+      return count;
+    });
   }
 
-  void keep(size_t row, const float* key_value) const {
-    const Sequence& sequence = sequence_of(row);
-    const size_t dim = s_.head_dim(), position = row - sequence.first_row;
-    const size_t at = position * (dim / 2);
+  // Calls function(sequence, first, count) for the rows' parts of each sequence; it returns how
+  // many of the `count` rows it took.
+  template <typename Function>
+  void for_each_run(Range rows, Function function) const {
+    for (size_t row = rows.begin; row < rows.end;) {
+      const Sequence& sequence = sequence_of(row);
+      const size_t first = row - sequence.first_row;
+      row += function(sequence, first, std::min(sequence.length - first, rows.end - row));
+    }
+  }
+
+  void keep(const Sequence& sequence, size_t first, size_t rows, const float* key_value,
+            size_t stride) const {
+    const size_t dim = s_.head_dim();
     const Range heads = share(s_.key_value_heads);
     for (size_t head = heads.begin; head < heads.end; ++head)
       k_.keep_key_value({key_value + head * dim, key_value + (s_.key_value_heads + head) * dim,
-                         dim, cos_ ? cos_ + at : nullptr, sin_ ? sin_ + at : nullptr, position,
-                         position + 1 == sequence.length},
+                         stride, first, rows, dim, cos_, sin_},
                         keys(sequence, head), values(sequence, head));
   }
 
@@ -175,7 +187,7 @@ class Pass {
   }
 
   float* keys(const Sequence& sequence, size_t head) const {
-    return shared_.keys[parity_].data() + first_position(sequence, head) * s_.head_dim();
+    return shared_.keys[parity_].data() + first_position(sequence, head) * padded(s_.head_dim());
   }
 
   float* values(const Sequence& sequence, size_t head) const {
@@ -194,14 +206,13 @@ class Pass {
   }
 
   void finish(const Block& block, Range rows) const {
-    for (size_t row = rows.begin; row < rows.end;) {
-      const Sequence& sequence = sequence_of(row);
-      const size_t first = row - sequence.first_row;
-      const size_t count = std::min({kTileRows, sequence.length - first, rows.end - row});
+    for_each_run(rows, [&](const Sequence& sequence, size_t first, size_t count) {
+      count = std::min(count, first < kShortRows ? kLanes : kTileRows);
+      const size_t row = sequence.first_row + first;
       attend(sequence, first, count, shared_.query.data() + row * query_,
              shared_.attended.data() + row * query_);
-      row += count;
-    }
+      return count;
+    });
     meet_by_columns();
     feed(block, x(rows.begin), shared_.attended.data() + rows.begin * query_, rows.size());
   }
@@ -228,8 +239,8 @@ class Pass {
     meet_by_columns();
     feed(block, pooled, attended, rows);
     for (size_t r = mine.begin; r < mine.end; ++r) {
-      k_.normalize(pooled + r * hidden_, s_.hidden_size, norm(), model_.final_norm.affine,
-                   own_.row.data());
+      k_.normalize({pooled + r * hidden_, hidden_, 1, s_.hidden_size}, norm(),
+                   model_.final_norm.affine, own_.row.data(), hidden_);
       std::memcpy(chunk_.sequences[sequences.begin + r].embedding, own_.row.data(),
                   s_.hidden_size * sizeof(float));
     }
@@ -241,7 +252,7 @@ class Pass {
     linear(block.output, prepare(attended, query_, s_.query_size(), rows, sub_norm(), {}), x,
            hidden_, Epilogue::add);
     const Input in = prepare(x, rows, block.ffn_norm);
-    const size_t stride = padded(s_.inner_size);
+    const size_t stride = row_stride(s_.inner_size);
     float* inner = block_.inner.data();
     if (s_.swiglu) linear(block.gate, in, inner, stride, Epilogue::silu);
     linear(block.up, in, inner, stride, s_.swiglu ? Epilogue::multiply : Epilogue::silu);
@@ -252,10 +263,9 @@ class Pass {
   void pool_mean() const {
     for_each_block(chunk_.rows, [&](Range rows) {
       const Range mine = share(rows.size());
-      for (size_t r = mine.begin; r < mine.end; ++r) {
-        float* row = x(rows.begin + r);
-        k_.normalize(row, s_.hidden_size, norm(), model_.final_norm.affine, row);
-      }
+      float* mine_x = x(rows.begin + mine.begin);
+      k_.normalize({mine_x, hidden_, mine.size(), s_.hidden_size}, norm(),
+                   model_.final_norm.affine, mine_x, hidden_);
     });
     meet();
     for (size_t i = team_.rank; i < chunk_.count; i += team_.size) {

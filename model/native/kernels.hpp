@@ -1,7 +1,7 @@
 // The kernel table: what an instruction set has to offer, as function pointers over plain structs.
 //
-// Every float row starts on its own stride, a multiple of 16 floats, and is filled with zeros up to
-// it, so that kernels read whole vectors of 16 lanes. All float sums run in one order over 16
+// Every float row starts on a multiple of 16 floats and is filled with zeros up to the next one, so
+// that kernels read whole vectors of 16 lanes. All float sums run in one order over 16
 // lanes, whatever the registers' width, and the answer is the same bytes on every instruction set.
 #pragma once
 
@@ -12,10 +12,11 @@ namespace tritserve {
 
 constexpr size_t kLanes = 16;         // output columns of a panel, and lanes of a float sum
 constexpr size_t kPanelBytes = 64;    // 16 columns x 4 inputs, one byte each once decoded
-constexpr size_t kByteStride = 64;    // rows of int8 activations start on a multiple of this
-constexpr size_t kKeyBlock = 256;     // keys per pass of the online softmax
-constexpr size_t kTileRows = 16;      // query rows attended together
+constexpr size_t kByteStride = 64;    // rows of int8 activations are filled up to a multiple of it
+constexpr size_t kKeyBlock = 128;     // keys per pass of the online softmax
+constexpr size_t kTileRows = 2 * kLanes;  // most query rows attended together
 constexpr size_t kMaxPanelGroup = 4;  // most panels that one kernel decodes at a time
+constexpr size_t kWideRow = 512;      // 16 such rows fill a cache of 32 KB
 constexpr float kEpsilon = 1e-5f;
 
 enum class Weights { ternary, binary, dense };
@@ -55,27 +56,32 @@ struct Output {
 
 enum class Norm { none, layernorm, rmsnorm };
 
+struct Rows {
+  const float* x;
+  size_t stride, count, width;
+};
+
 struct Affine {
   const float* weight;  // null: without affine
   const float* bias;    // null: without shift
 };
 
-struct KeyValueRow {
-  const float* key;  // [head_dim], before rotation
+struct KeyValueRows {
+  const float* key;  // rows of one head, before rotation
   const float* value;
+  size_t stride;
+  size_t first, rows;  // positions first .. first + rows - 1
   size_t head_dim;
-  const float* cos;  // [head_dim / 2] each, or null without rotary positions
+  const float* cos;  // [positions, head_dim / 2], or null without rotary positions
   const float* sin;
-  size_t position;
-  bool last;  // the panel's remaining lanes are then filled with zeros
 };
 
 struct AttentionTile {
   const float* query;  // rows of one head
   size_t query_stride;
   size_t first, rows;  // positions first .. first + rows - 1, at most kTileRows
-  const float* keys;    // [panels, head_dim, 16]
-  const float* values;  // [positions, padded head_dim]
+  const float* keys;    // [positions, padded head_dim], positions filled up to whole lanes
+  const float* values;  // the same
   size_t head_dim;
   const float* cos;  // [positions, head_dim / 2], or null
   const float* sin;
@@ -86,8 +92,15 @@ struct AttentionTile {
 
 static constexpr size_t padded(size_t n, size_t to = kLanes) { return (n + to - 1) / to * to; }
 
+// From one row to the next: an odd number of cache lines, so that the rows of a column do not fall
+// into a few sets of the cache.
+static constexpr size_t row_stride(size_t width) { return padded(width) | kLanes; }
+static constexpr size_t byte_stride(size_t width) {
+  return padded(width, kByteStride) | kByteStride;
+}
+
 static constexpr size_t attention_scratch(size_t head_dim) {
-  return kTileRows * (kKeyBlock + 2 * padded(head_dim));
+  return kTileRows * (kKeyBlock + 3 * padded(head_dim));
 }
 
 struct Kernels {
@@ -98,18 +111,18 @@ struct Kernels {
   // out = (values - mean) / std; values and out may have any alignment and are `width` long.
   void (*standardize)(const float* values, const float* mean, const float* std, size_t width,
                       float* out);
-  // out = norm(x) * weight + bias
-  void (*normalize)(const float* x, size_t width, Norm norm, Affine affine, float* out);
-  // The same, rounded to 8 bits per row. `scratch` holds one padded row.
-  void (*quantize)(const float* x, size_t width, Norm norm, Affine affine, const Quantized& out,
-                   size_t row, float* scratch);
+  // out = norm(in) * weight + bias
+  void (*normalize)(const Rows& in, Norm norm, Affine affine, float* out, size_t out_stride);
+  // The same, rounded to 8 bits per row. `scratch` holds kLanes rows.
+  void (*quantize)(const Rows& in, Norm norm, Affine affine, const Quantized& out, float* scratch);
   // Panels begin .. end - 1 of x @ matrix^T. `scratch` holds kMaxPanelGroup decoded panels.
   void (*matmul)(const Matrix& matrix, const Quantized& x, size_t rows, size_t begin, size_t end,
                  const Output& out, uint8_t* scratch);
   // The same for float rows; `scratch` holds one decoded panel of floats.
   void (*float_matmul)(const Matrix& matrix, const float* x, size_t stride, size_t rows,
                        size_t begin, size_t end, const Output& out, float* scratch);
-  void (*keep_key_value)(const KeyValueRow& row, float* keys, float* values);
+  // Writes keys and values where and as `attend` reads them.
+  void (*keep_key_value)(const KeyValueRows& in, float* keys, float* values);
   void (*attend)(const AttentionTile& tile);
   // out = mean of `rows` rows
   void (*mean)(const float* x, size_t stride, size_t rows, size_t width, float* out);

@@ -8,9 +8,12 @@ namespace tritserve {
 namespace {
 
 constexpr size_t kRows = 32, kPanels = 2;
+constexpr bool kEqualTiles = true;
 constexpr double kAloneWork = 3e8;
 constexpr size_t kFloatRows = 12, kFloatPanels = 2;
-constexpr size_t kTernarySteps = SIZE_MAX / 16 * 8, kBinarySteps = kTernarySteps;
+constexpr size_t kScoreRows = 8, kScorePanels = 2, kOutRows = 4, kOutPanels = 4;
+constexpr size_t kSumLimit = size_t{1} << 31, kSumInputs = 4;
+constexpr size_t kInPlace = 4;
 constexpr size_t kTileHeight = 16, kTileSteps = 16, kTileBytes = 64;
 
 #include "avx512.inc.hpp"
@@ -39,6 +42,7 @@ class Tiles {
     const bool lower = rows > kTileHeight, second = panels > 1;
     const int8_t* x_lower = x + kTileHeight * stride;
     const uint8_t* codes_second = codes + steps * kPanelBytes;
+    __asm__ volatile("" : : : "memory");
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -77,6 +81,8 @@ class Tiles {
       shapes.row_bytes[i] = kTileBytes;
       shapes.rows[i] = static_cast<uint8_t>(heights[i]);
     }
+    // GCC's intrinsics do not tell it what memory they read.
+    __asm__ volatile("" : : "m"(shapes));
     _tile_loadconfig(&shapes);
   }
 

@@ -8,9 +8,12 @@ namespace tritserve {
 namespace {
 
 constexpr size_t kRows = 6, kPanels = 1;
+constexpr bool kEqualTiles = false;
 constexpr double kAloneWork = 1e8;
 constexpr size_t kFloatRows = 6, kFloatPanels = 1;
-constexpr size_t kTernarySteps = 64, kBinarySteps = 128;
+constexpr size_t kScoreRows = 6, kScorePanels = 1, kOutRows = 6, kOutPanels = 1;
+constexpr size_t kSumLimit = 32768, kSumInputs = 2;
+constexpr size_t kInPlace = 2;
 
 struct Floats {
   __m256 lo, hi;
@@ -39,8 +42,13 @@ Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_p
 Floats sub(Floats a, Floats b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
 Floats mul(Floats a, Floats b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
 Floats div(Floats a, Floats b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+Floats square_root(Floats x) { return {_mm256_sqrt_ps(x.lo), _mm256_sqrt_ps(x.hi)}; }
 Floats fma(Floats a, Floats b, Floats c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+// c - a * b
+Floats fnma(Floats a, Floats b, Floats c) {
+  return {_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi)};
 }
 // a > b ? a : b, and so b where one is NaN.
 Floats larger(Floats a, Floats b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
@@ -53,18 +61,19 @@ Floats keep(Floats x, size_t n) {
   const float* mask = reinterpret_cast<const float*>(kKept + kLanes - n);
   return {_mm256_and_ps(x.lo, _mm256_loadu_ps(mask)), _mm256_and_ps(x.hi, _mm256_loadu_ps(mask + 8))};
 }
-float sum(Floats x) {
-  const __m256 eight = _mm256_add_ps(x.lo, x.hi);
-  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+// a in the first n lanes, b in the others.
+Floats first_of(size_t n, Floats a, Floats b) {
+  const float* mask = reinterpret_cast<const float*>(kKept + kLanes - n);
+  return {_mm256_blendv_ps(b.lo, a.lo, _mm256_loadu_ps(mask)),
+          _mm256_blendv_ps(b.hi, a.hi, _mm256_loadu_ps(mask + 8))};
 }
-float largest(Floats x) {
-  const __m256 eight = _mm256_max_ps(x.lo, x.hi);
-  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+Floats interleave(__m256 a, __m256 b) {
+  const __m256 even = _mm256_unpacklo_ps(a, b), odd = _mm256_unpackhi_ps(a, b);
+  return {_mm256_permute2f128_ps(even, odd, 0x20), _mm256_permute2f128_ps(even, odd, 0x31)};
 }
+// a0, b0, a1, b1, .. of the lower or upper eight lanes.
+Floats interleave_low(Floats a, Floats b) { return interleave(a.lo, b.lo); }
+Floats interleave_high(Floats a, Floats b) { return interleave(a.hi, b.hi); }
 
 Ints no_ints() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 Ints splat_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
@@ -78,18 +87,6 @@ void store_ints(int32_t* p, Ints x) {
 Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
 Ints sub(Ints a, Ints b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }
 Ints larger(Ints a, Ints b) { return {_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)}; }
-int32_t sum(Ints x) {
-  const __m256i eight = _mm256_add_epi32(x.lo, x.hi);
-  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
-}
-int32_t maximum(Ints x) {
-  const __m256i eight = _mm256_max_epi32(x.lo, x.hi);
-  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-  return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
-}
 
 // The bits of |x|.
 Ints magnitude(Floats x) {
@@ -97,14 +94,18 @@ Ints magnitude(Floats x) {
   return {_mm256_and_si256(_mm256_castps_si256(x.lo), mask),
           _mm256_and_si256(_mm256_castps_si256(x.hi), mask)};
 }
+Ints to_bits(Floats x) { return {_mm256_castps_si256(x.lo), _mm256_castps_si256(x.hi)}; }
 Floats from_bits(Ints x) { return {_mm256_castsi256_ps(x.lo), _mm256_castsi256_ps(x.hi)}; }
 // To the nearest integer, halves to even.
 Ints round(Floats x) { return {_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi)}; }
 Floats to_float(Ints x) { return {_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi)}; }
-Floats power_of_two(Ints n) {
-  const Ints biased = add(n, splat_int(127));
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(biased.lo, 23)),
-          _mm256_castsi256_ps(_mm256_slli_epi32(biased.hi, 23))};
+Ints shift_right(Ints x, int bits) {
+  const __m128i count = _mm_cvtsi32_si128(bits);
+  return {_mm256_sra_epi32(x.lo, count), _mm256_sra_epi32(x.hi, count)};
+}
+template <int bits>
+Ints shift_left(Ints x) {
+  return {_mm256_slli_epi32(x.lo, bits), _mm256_slli_epi32(x.hi, bits)};
 }
 void store_bytes(int8_t* p, Ints x) {
   const __m256i shorts = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.lo, x.hi), 0xd8);
@@ -120,12 +121,11 @@ void store_codes(uint8_t* p, Codes x) {
   _mm256_storeu_si256(wide(p), x.lo);
   _mm256_storeu_si256(wide(p + 32), x.hi);
 }
-template <size_t bits>
-Codes low_bits(Codes x) {
-  const __m256i mask = _mm256_set1_epi8((1 << bits) - 1);
-  return {_mm256_and_si256(x.lo, mask), _mm256_and_si256(x.hi, mask)};
+Codes masked(Codes x, int mask) {
+  const __m256i kept = _mm256_set1_epi8(static_cast<char>(mask));
+  return {_mm256_and_si256(x.lo, kept), _mm256_and_si256(x.hi, kept)};
 }
-// Bits of the next byte come in from above; low_bits does not see them.
+// Bits of the next byte come in from above, and must be masked.
 template <size_t bits>
 Codes shift_right(Codes x) {
   return {_mm256_srli_epi16(x.lo, bits), _mm256_srli_epi16(x.hi, bits)};

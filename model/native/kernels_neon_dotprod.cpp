@@ -7,9 +7,12 @@ namespace tritserve {
 namespace {
 
 constexpr size_t kRows = 4, kPanels = 1;
+constexpr bool kEqualTiles = false;
 constexpr double kAloneWork = 5e7;
 constexpr size_t kFloatRows = 6, kFloatPanels = 1;
-constexpr size_t kTernarySteps = SIZE_MAX / 16 * 8, kBinarySteps = kTernarySteps;
+constexpr size_t kScoreRows = 6, kScorePanels = 1, kOutRows = 6, kOutPanels = 1;
+constexpr size_t kSumLimit = size_t{1} << 31, kSumInputs = 4;
+constexpr size_t kInPlace = 2;
 constexpr int kParts = 4;  // registers of four lanes
 
 struct Floats {
@@ -52,8 +55,15 @@ Floats mul(Floats a, Floats b) {
 Floats div(Floats a, Floats b) {
   return each<Floats>([&](int i) { return vdivq_f32(a.v[i], b.v[i]); });
 }
+Floats square_root(Floats x) {
+  return each<Floats>([&](int i) { return vsqrtq_f32(x.v[i]); });
+}
 Floats fma(Floats a, Floats b, Floats c) {
   return each<Floats>([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
+}
+// c - a * b
+Floats fnma(Floats a, Floats b, Floats c) {
+  return each<Floats>([&](int i) { return vfmsq_f32(c.v[i], a.v[i], b.v[i]); });
 }
 // a > b ? a : b, and so b where one is NaN; vmaxq_f32 would give NaN.
 Floats larger(Floats a, Floats b) {
@@ -70,19 +80,20 @@ Floats keep(Floats x, size_t n) {
     return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x.v[i]), mask));
   });
 }
-float sum(Floats x) {
-  const float32x4_t four = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));
-  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
-  return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+// a in the first n lanes, b in the others.
+Floats first_of(size_t n, Floats a, Floats b) {
+  return each<Floats>([&](int i) {
+    return vbslq_f32(vld1q_u32(kKept + kLanes - n + 4 * i), a.v[i], b.v[i]);
+  });
 }
-float larger(float a, float b) { return a > b ? a : b; }
-float largest(Floats x) {
-  const Floats swapped = {{x.v[2], x.v[3], x.v[0], x.v[1]}};
-  const Floats eight = larger(x, swapped);
-  const Floats rotated = {{eight.v[1], eight.v[0], eight.v[3], eight.v[2]}};
-  const float32x4_t four = larger(eight, rotated).v[0];
-  return larger(larger(vgetq_lane_f32(four, 0), vgetq_lane_f32(four, 2)),
-                larger(vgetq_lane_f32(four, 1), vgetq_lane_f32(four, 3)));
+// a0, b0, a1, b1, .. of the lower or upper eight lanes.
+Floats interleave_low(Floats a, Floats b) {
+  return {{vzip1q_f32(a.v[0], b.v[0]), vzip2q_f32(a.v[0], b.v[0]), vzip1q_f32(a.v[1], b.v[1]),
+           vzip2q_f32(a.v[1], b.v[1])}};
+}
+Floats interleave_high(Floats a, Floats b) {
+  return {{vzip1q_f32(a.v[2], b.v[2]), vzip2q_f32(a.v[2], b.v[2]), vzip1q_f32(a.v[3], b.v[3]),
+           vzip2q_f32(a.v[3], b.v[3])}};
 }
 
 Ints no_ints() {
@@ -106,16 +117,13 @@ Ints sub(Ints a, Ints b) {
 Ints larger(Ints a, Ints b) {
   return each<Ints>([&](int i) { return vmaxq_s32(a.v[i], b.v[i]); });
 }
-int32_t sum(Ints x) {
-  return vaddvq_s32(vaddq_s32(vaddq_s32(x.v[0], x.v[2]), vaddq_s32(x.v[1], x.v[3])));
-}
-int32_t maximum(Ints x) {
-  return vmaxvq_s32(vmaxq_s32(vmaxq_s32(x.v[0], x.v[2]), vmaxq_s32(x.v[1], x.v[3])));
-}
 
 // The bits of |x|.
 Ints magnitude(Floats x) {
   return each<Ints>([&](int i) { return vreinterpretq_s32_f32(vabsq_f32(x.v[i])); });
+}
+Ints to_bits(Floats x) {
+  return each<Ints>([&](int i) { return vreinterpretq_s32_f32(x.v[i]); });
 }
 Floats from_bits(Ints x) {
   return each<Floats>([&](int i) { return vreinterpretq_f32_s32(x.v[i]); });
@@ -127,10 +135,12 @@ Ints round(Floats x) {
 Floats to_float(Ints x) {
   return each<Floats>([&](int i) { return vcvtq_f32_s32(x.v[i]); });
 }
-Floats power_of_two(Ints n) {
-  return each<Floats>([&](int i) {
-    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n.v[i], vdupq_n_s32(127)), 23));
-  });
+Ints shift_right(Ints x, int bits) {
+  return each<Ints>([&](int i) { return vshlq_s32(x.v[i], vdupq_n_s32(-bits)); });
+}
+template <int bits>
+Ints shift_left(Ints x) {
+  return each<Ints>([&](int i) { return vshlq_n_s32(x.v[i], bits); });
 }
 void store_bytes(int8_t* p, Ints x) {
   const int16x8_t lo = vcombine_s16(vqmovn_s32(x.v[0]), vqmovn_s32(x.v[1]));
@@ -144,9 +154,9 @@ Codes load_codes(const uint8_t* p) {
 void store_codes(uint8_t* p, Codes x) {
   for (int i = 0; i < kParts; ++i) vst1q_u8(p + 16 * i, x.v[i]);
 }
-template <size_t bits>
-Codes low_bits(Codes x) {
-  return each<Codes>([&](int i) { return vandq_u8(x.v[i], vdupq_n_u8((1 << bits) - 1)); });
+Codes masked(Codes x, int mask) {
+  const uint8x16_t kept = vdupq_n_u8(static_cast<uint8_t>(mask));
+  return each<Codes>([&](int i) { return vandq_u8(x.v[i], kept); });
 }
 template <size_t bits>
 Codes shift_right(Codes x) {

@@ -5,9 +5,12 @@ namespace tritserve {
 namespace {
 
 constexpr size_t kRows = 4, kPanels = 1;
+constexpr bool kEqualTiles = false;
 constexpr double kAloneWork = 2e6;
 constexpr size_t kFloatRows = 4, kFloatPanels = 1;
-constexpr size_t kTernarySteps = SIZE_MAX / 16 * 8, kBinarySteps = kTernarySteps;
+constexpr size_t kScoreRows = 4, kScorePanels = 1, kOutRows = 4, kOutPanels = 1;
+constexpr size_t kSumLimit = size_t{1} << 31, kSumInputs = 4;
+constexpr size_t kInPlace = 2;
 
 struct Floats {
   float v[kLanes];
@@ -56,8 +59,15 @@ Floats mul(Floats a, Floats b) {
 Floats div(Floats a, Floats b) {
   return each<Floats>([&](size_t i) { return a.v[i] / b.v[i]; });
 }
+Floats square_root(Floats x) {
+  return each<Floats>([&](size_t i) { return __builtin_sqrtf(x.v[i]); });
+}
 Floats fma(Floats a, Floats b, Floats c) {
   return each<Floats>([&](size_t i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
+}
+// c - a * b
+Floats fnma(Floats a, Floats b, Floats c) {
+  return each<Floats>([&](size_t i) { return __builtin_fmaf(-a.v[i], b.v[i], c.v[i]); });
 }
 // a > b ? a : b, and so b where one is NaN.
 float larger(float a, float b) { return a > b ? a : b; }
@@ -70,15 +80,16 @@ Floats smaller(Floats a, Floats b) {
 Floats keep(Floats x, size_t n) {
   return each<Floats>([&](size_t i) { return i < n ? x.v[i] : 0.0f; });
 }
-float sum(Floats x) {
-  for (size_t half = kLanes / 2; half; half /= 2)
-    for (size_t i = 0; i < half; ++i) x.v[i] += x.v[i + half];
-  return x.v[0];
+// a in the first n lanes, b in the others.
+Floats first_of(size_t n, Floats a, Floats b) {
+  return each<Floats>([&](size_t i) { return i < n ? a.v[i] : b.v[i]; });
 }
-float largest(Floats x) {
-  for (size_t half = kLanes / 2; half; half /= 2)
-    for (size_t i = 0; i < half; ++i) x.v[i] = larger(x.v[i], x.v[i + half]);
-  return x.v[0];
+// a0, b0, a1, b1, .. of the lower or upper eight lanes.
+Floats interleave_low(Floats a, Floats b) {
+  return each<Floats>([&](size_t i) { return (i % 2 ? b : a).v[i / 2]; });
+}
+Floats interleave_high(Floats a, Floats b) {
+  return each<Floats>([&](size_t i) { return (i % 2 ? b : a).v[kLanes / 2 + i / 2]; });
 }
 
 Ints no_ints() { return {}; }
@@ -96,21 +107,12 @@ Ints sub(Ints a, Ints b) {
 Ints larger(Ints a, Ints b) {
   return each<Ints>([&](size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
 }
-int32_t sum(Ints x) {
-  int32_t total = 0;
-  for (int32_t value : x.v) total += value;
-  return total;
-}
-int32_t maximum(Ints x) {
-  int32_t top = x.v[0];
-  for (int32_t value : x.v) top = value > top ? value : top;
-  return top;
-}
 
 // The bits of |x|.
 Ints magnitude(Floats x) {
   return each<Ints>([&](size_t i) { return copy_from<int32_t>(&x.v[i]) & 0x7fffffff; });
 }
+Ints to_bits(Floats x) { return copy_from<Ints>(&x); }
 Floats from_bits(Ints x) { return copy_from<Floats>(&x); }
 // To the nearest integer, halves to even; zero where there is none.
 Ints round(Floats x) {
@@ -122,11 +124,13 @@ Ints round(Floats x) {
 Floats to_float(Ints x) {
   return each<Floats>([&](size_t i) { return static_cast<float>(x.v[i]); });
 }
-Floats power_of_two(Ints n) {
-  return each<Floats>([&](size_t i) {
-    const uint32_t bits = (static_cast<uint32_t>(n.v[i]) + 127u) << 23;
-    return copy_from<float>(&bits);
-  });
+Ints shift_right(Ints x, int bits) {
+  return each<Ints>([&](size_t i) { return x.v[i] >> bits; });
+}
+template <int bits>
+Ints shift_left(Ints x) {
+  return each<Ints>(
+      [&](size_t i) { return static_cast<int32_t>(static_cast<uint32_t>(x.v[i]) << bits); });
 }
 void store_bytes(int8_t* p, Ints x) {
   for (size_t i = 0; i < kLanes; ++i) {
@@ -137,9 +141,8 @@ void store_bytes(int8_t* p, Ints x) {
 
 Codes load_codes(const uint8_t* p) { return copy_from<Codes>(p); }
 void store_codes(uint8_t* p, Codes x) { __builtin_memcpy(p, &x, sizeof x); }
-template <size_t bits>
-Codes low_bits(Codes x) {
-  return each<Codes>([&](size_t i) { return static_cast<uint8_t>(x.v[i] & ((1 << bits) - 1)); });
+Codes masked(Codes x, int mask) {
+  return each<Codes>([&](size_t i) { return static_cast<uint8_t>(x.v[i] & mask); });
 }
 template <size_t bits>
 Codes shift_right(Codes x) {

@@ -1,5 +1,7 @@
 #include "pool.hpp"
 
+#include <pthread.h>
+#include <sched.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
@@ -11,6 +13,9 @@ namespace {
 
 // Long enough for the next phase of a forward pass, short enough to leave the core to others.
 constexpr int kSpins = 2000;
+// Within a pass, a thread that slept would be woken on the processor of the one it waited for. It
+// gives way for about a millisecond instead.
+constexpr int kYields = 2000;
 
 void pause() {
 #if defined(__x86_64__)
@@ -21,10 +26,14 @@ void pause() {
 }
 
 template <typename T>
-void wait_while(const std::atomic<T>& value, T old) {
-  for (int i = 0; i < kSpins; ++i) {
+void wait_while(const std::atomic<T>& value, T old, int yields = 0) {
+  for (int i = 0; i < kSpins + yields; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
-    pause();
+    if (i < kSpins) {
+      pause();
+    } else {
+      sched_yield();
+    }
   }
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
@@ -38,7 +47,7 @@ void Barrier::wait() {
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
   } else {
-    wait_while(generation_, generation);
+    wait_while(generation_, generation, kYields);
   }
 }
 
@@ -66,6 +75,21 @@ void Pool::spawn() {
   shared_->process = getpid();
   for (int rank = 1; rank < size_; ++rank)
     threads_.emplace_back([shared = shared_.get(), rank] { shared->work(rank); });
+  left_to_caller_ = -1;
+}
+
+// Linux may wake a thread on the processor of the one that wakes it, which is busy, and move it
+// only milliseconds later: longer than a forward pass.
+void Pool::leave_processor_to_caller() {
+  const int here = sched_getcpu();
+  if (here == left_to_caller_) return;
+  cpu_set_t processors;
+  if (here < 0 || sched_getaffinity(0, sizeof processors, &processors) != 0) return;
+  if (CPU_COUNT(&processors) < size_) return;
+  CPU_CLR(static_cast<size_t>(here), &processors);
+  for (auto& thread : threads_)
+    pthread_setaffinity_np(thread.native_handle(), sizeof processors, &processors);
+  left_to_caller_ = here;
 }
 
 void Pool::start(Function function, const void* context) {
@@ -76,6 +100,7 @@ void Pool::start(Function function, const void* context) {
     threads_.clear();
     spawn();
   }
+  leave_processor_to_caller();
   shared_->function = function;
   shared_->context = context;
   shared_->running.store(size_ - 1, std::memory_order_relaxed);
@@ -83,7 +108,7 @@ void Pool::start(Function function, const void* context) {
   shared_->started.notify_all();
   function(context, 0);
   for (int left; (left = shared_->running.load(std::memory_order_acquire)) != 0;)
-    wait_while(shared_->running, left);
+    wait_while(shared_->running, left, kYields);
 }
 
 Pool::~Pool() {

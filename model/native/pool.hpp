@@ -41,10 +41,12 @@ class Pool {
 
   void start(Function function, const void* context);
   void spawn();
+  void leave_processor_to_caller();
 
   const int size_;
   std::unique_ptr<Shared> shared_;
   std::vector<std::thread> threads_;
+  int left_to_caller_ = -1;  // a processor
 };
 
 }  // namespace tritserve

@@ -1,22 +1,39 @@
 // Float rows times a matrix: every output is one chain of fused multiply-adds in the order of the
 // inputs, one output to a lane, so that tile sizes cannot change a bit of it.
 
-// out[r][p * 16 + lane] += sum over k of a[r][k] * b[p][k][lane]
-template <size_t rows, size_t panels>
-void float_tile(const float* a, size_t a_stride, size_t inputs, const float* b, size_t b_stride,
-                size_t panel_stride, float* out, size_t out_stride) {
+struct FloatProduct {
+  const float* a;  // [rows, inputs], or [inputs, rows]
+  size_t a_stride;
+  size_t rows, inputs;
+  const float* b;  // [panels][inputs, 16]
+  size_t b_stride, panel_stride, panels;
+  float* out;  // [rows, panels * 16]
+  size_t out_stride;
+};
+
+enum class Left { by_row, by_input };
+enum class Start { zero, out };
+
+// out = a @ b, or out + a @ b, for a few rows and panels.
+template <size_t rows, size_t panels, Left left, Start start>
+void float_tile(const FloatProduct& in, size_t row, size_t panel) {
+  const float* a = in.a + row * (left == Left::by_row ? in.a_stride : 1);
+  const float* b = in.b + panel * in.panel_stride;
+  float* out = in.out + row * in.out_stride + panel * kLanes;
   Floats total[rows][panels];
 #pragma GCC unroll 16
   for (size_t r = 0; r < rows; ++r)
 #pragma GCC unroll 4
-    for (size_t p = 0; p < panels; ++p) total[r][p] = load(out + r * out_stride + p * kLanes);
-  for (size_t k = 0; k < inputs; ++k) {
+    for (size_t p = 0; p < panels; ++p)
+      total[r][p] = start == Start::zero ? splat(0.0f) : load(out + r * in.out_stride + p * kLanes);
+  for (size_t k = 0; k < in.inputs; ++k) {
     Floats lanes[panels];
 #pragma GCC unroll 4
-    for (size_t p = 0; p < panels; ++p) lanes[p] = load(b + p * panel_stride + k * b_stride);
+    for (size_t p = 0; p < panels; ++p) lanes[p] = load(b + p * in.panel_stride + k * in.b_stride);
 #pragma GCC unroll 16
     for (size_t r = 0; r < rows; ++r) {
-      const Floats x = splat(a[r * a_stride + k]);
+      const size_t at = left == Left::by_row ? r * in.a_stride + k : k * in.a_stride + r;
+      const Floats x = splat(a[at]);
 #pragma GCC unroll 4
       for (size_t p = 0; p < panels; ++p) total[r][p] = fma(x, lanes[p], total[r][p]);
     }
@@ -24,40 +41,31 @@ void float_tile(const float* a, size_t a_stride, size_t inputs, const float* b, 
 #pragma GCC unroll 16
   for (size_t r = 0; r < rows; ++r)
 #pragma GCC unroll 4
-    for (size_t p = 0; p < panels; ++p) store(out + r * out_stride + p * kLanes, total[r][p]);
+    for (size_t p = 0; p < panels; ++p) store(out + r * in.out_stride + p * kLanes, total[r][p]);
 }
 
-template <size_t rows>
-void float_tiles(const float* a, size_t a_stride, size_t inputs, const float* b, size_t b_stride,
-                 size_t panel_stride, size_t panels, float* out, size_t out_stride) {
-  size_t p = 0;
-  for (; p + kFloatPanels <= panels; p += kFloatPanels)
-    float_tile<rows, kFloatPanels>(a, a_stride, inputs, b + p * panel_stride, b_stride,
-                                   panel_stride, out + p * kLanes, out_stride);
-  for (; p < panels; ++p)
-    float_tile<rows, 1>(a, a_stride, inputs, b + p * panel_stride, b_stride, panel_stride,
-                        out + p * kLanes, out_stride);
+template <size_t rows, size_t panels, Left left, Start start>
+void float_tiles(const FloatProduct& in, size_t row) {
+  size_t panel = 0;
+  for (; panel + panels <= in.panels; panel += panels)
+    float_tile<rows, panels, left, start>(in, row, panel);
+  for (; panel < in.panels; ++panel) float_tile<rows, 1, left, start>(in, row, panel);
 }
 
-// out [rows, panels * 16] += a [rows, inputs] @ b [panels][inputs, 16], any number of rows.
-void float_product(const float* a, size_t a_stride, size_t rows, size_t inputs, const float* b,
-                   size_t b_stride, size_t panel_stride, size_t panels, float* out,
-                   size_t out_stride) {
-  while (rows) {
-    size_t height = rows < kFloatRows ? rows : kFloatRows;
-    if (height == kFloatRows) {
-      float_tiles<kFloatRows>(a, a_stride, inputs, b, b_stride, panel_stride, panels, out,
-                              out_stride);
-    } else if (height >= 4) {
-      height = 4;
-      float_tiles<4>(a, a_stride, inputs, b, b_stride, panel_stride, panels, out, out_stride);
+// Any number of rows and panels, in tiles of at most `rows` and `panels`.
+template <size_t rows, size_t panels, Left left, Start start>
+void float_product(const FloatProduct& in) {
+  for (size_t row = 0, rest; (rest = in.rows - row) != 0;) {
+    if (rest >= rows) {
+      float_tiles<rows, panels, left, start>(in, row);
+      row += rows;
+    } else if (rest >= 4) {
+      float_tiles<4, panels, left, start>(in, row);
+      row += 4;
     } else {
-      height = 1;
-      float_tiles<1>(a, a_stride, inputs, b, b_stride, panel_stride, panels, out, out_stride);
+      float_tiles<1, panels, left, start>(in, row);
+      row += 1;
     }
-    rows -= height;
-    a += height * a_stride;
-    out += height * out_stride;
   }
 }
 
@@ -91,9 +99,10 @@ void float_matmul(const Matrix& matrix, const float* x, size_t stride, size_t ro
     }
     for (size_t row = 0; row < rows; row += kFloatBlock) {
       const size_t height = rows - row < kFloatBlock ? rows - row : kFloatBlock;
-      alignas(64) float sums[kFloatBlock * kFloatPanels * kLanes] = {};
-      float_product(x + row * stride, stride, height, matrix.inputs, b, kLanes, panel_stride,
-                    panels, sums, kFloatPanels * kLanes);
+      alignas(64) float sums[kFloatBlock * kFloatPanels * kLanes];
+      float_product<kFloatRows, kFloatPanels, Left::by_row, Start::zero>(
+          {x + row * stride, stride, height, matrix.inputs, b, kLanes, panel_stride, panels, sums,
+           kFloatPanels * kLanes});
       for (size_t p = 0; p < panels; ++p)
         finish(matrix, panel + p, row, height, out,
                [&](size_t r) { return load(sums + (r * kFloatPanels + p) * kLanes); },

@@ -9,8 +9,12 @@
 // Steps that one byte of a packed panel holds.
 constexpr size_t steps_per_byte(Weights weights) { return weights == Weights::ternary ? 4 : 8; }
 
-constexpr size_t steps_before_overflow(Weights weights) {
-  return weights == Weights::ternary ? kTernarySteps : kBinarySteps;
+constexpr size_t bits_of(Weights weights) { return 8 / steps_per_byte(weights); }
+
+// Steps until a narrow sum of codes, 0 .. 2 (trits) or 0, 1 (signs), times `factor` could overflow.
+constexpr size_t steps_before_overflow(Weights weights, size_t factor = 1) {
+  const size_t largest = weights == Weights::ternary ? 2 : 1;
+  return kSumLimit / (128 * kSumInputs * largest * factor);
 }
 
 size_t steps_of(const Matrix& matrix) {
@@ -30,38 +34,57 @@ void decode(const uint8_t* packed, size_t steps, uint8_t* codes) {
     Codes rest = load_codes(packed);
 #pragma GCC unroll 8
     for (size_t i = 0; i < per_byte; ++i) {
-      store_codes(codes + (step + i) * kPanelBytes, low_bits<8 / per_byte>(rest));
-      rest = shift_right<8 / per_byte>(rest);
+      store_codes(codes + (step + i) * kPanelBytes, masked(rest, (1 << bits_of(weights)) - 1));
+      rest = shift_right<bits_of(weights)>(rest);
     }
   }
 }
 
-// One row, decoded in registers as it goes: nothing is reused, so nothing is written.
-template <Weights weights>
+// One row times a few panels, decoded in registers as it goes: nothing is reused, so nothing is
+// written. Of a byte's codes, kInPlace are masked where they are, which multiplies each by a power
+// of two that is taken out of its sum at the end; then the byte is shifted for the next ones.
+template <Weights weights, size_t panels>
 void single_row(const int8_t* x, const uint8_t* packed, size_t steps, int32_t* sums) {
-  constexpr size_t per_byte = steps_per_byte(weights), narrow = steps_before_overflow(weights);
-  // Independent sums hide the latency of `dot`.
-  constexpr size_t chains = 4;
-  Ints total = no_ints();
+  constexpr size_t per_byte = steps_per_byte(weights), bits = bits_of(weights);
+  constexpr size_t narrow =
+      kInPlace * steps_before_overflow(weights, size_t{1} << bits * (kInPlace - 1));
+  static_assert(per_byte % kInPlace == 0 && narrow % per_byte == 0);
+  const size_t panel_bytes = steps / per_byte * kPanelBytes;
+  Ints total[panels];
+#pragma GCC unroll 4
+  for (size_t p = 0; p < panels; ++p) total[p] = no_ints();
   for (size_t begin = 0; begin < steps;) {
     const size_t end = steps - begin < narrow ? steps : begin + narrow;
-    Sums partial[chains];
+    Sums partial[panels][kInPlace];
 #pragma GCC unroll 4
-    for (size_t i = 0; i < chains; ++i) partial[i] = no_sums();
+    for (size_t p = 0; p < panels; ++p)
+#pragma GCC unroll 8
+      for (size_t i = 0; i < kInPlace; ++i) partial[p][i] = no_sums();
     for (size_t step = begin; step < end; step += per_byte, packed += kPanelBytes) {
-      Codes rest = load_codes(packed);
+      Codes rest[panels];
+#pragma GCC unroll 4
+      for (size_t p = 0; p < panels; ++p) rest[p] = load_codes(packed + p * panel_bytes);
 #pragma GCC unroll 8
       for (size_t i = 0; i < per_byte; ++i) {
+        const size_t place = i % kInPlace;
         const Quads quads = load_quads(x + 4 * (step + i));
-        partial[i % chains] = dot(partial[i % chains], low_bits<8 / per_byte>(rest), quads);
-        rest = shift_right<8 / per_byte>(rest);
+#pragma GCC unroll 4
+        for (size_t p = 0; p < panels; ++p) {
+          if (i && place == 0) rest[p] = shift_right<bits * kInPlace % 8>(rest[p]);
+          const Codes codes = masked(rest[p], ((1 << bits) - 1) << bits * place);
+          partial[p][place] = dot(partial[p][place], codes, quads);
+        }
       }
     }
 #pragma GCC unroll 4
-    for (size_t i = 0; i < chains; ++i) total = add(total, widen(partial[i]));
+    for (size_t p = 0; p < panels; ++p)
+#pragma GCC unroll 8
+      for (size_t i = 0; i < kInPlace; ++i)
+        total[p] = add(total[p], shift_right(widen(partial[p][i]), static_cast<int>(bits * i)));
     begin = end;
   }
-  store_ints(sums, total);
+#pragma GCC unroll 4
+  for (size_t p = 0; p < panels; ++p) store_ints(sums + p * kLanes, total[p]);
 }
 
 // y = product * scale + bias, and then what `Epilogue` says, for one panel of a few rows.
@@ -127,8 +150,13 @@ void packed_matmul(const Matrix& matrix, const Quantized& x, size_t rows, size_t
   const size_t steps = steps_of(matrix);
   alignas(64) int32_t sums[kRows * kPanels * kLanes];
   if (rows == 1) {
-    for (size_t panel = begin; panel < end; ++panel) {
-      single_row<weights>(x.q, panel_of(matrix, panel), steps, sums);
+    size_t panel = begin;
+    for (; panel + kPanels <= end; panel += kPanels) {
+      single_row<weights, kPanels>(x.q, panel_of(matrix, panel), steps, sums);
+      finish_integers<weights>(matrix, x, 0, 1, panel, kPanels, sums, out);
+    }
+    for (; panel < end; ++panel) {
+      single_row<weights, 1>(x.q, panel_of(matrix, panel), steps, sums);
       finish_integers<weights>(matrix, x, 0, 1, panel, 1, sums, out);
     }
     return;
@@ -139,12 +167,17 @@ void packed_matmul(const Matrix& matrix, const Quantized& x, size_t rows, size_t
     const size_t panels = end - panel < kPanels ? end - panel : kPanels;
     for (size_t p = 0; p < panels; ++p)
       decode<weights>(panel_of(matrix, panel + p), steps, codes + p * steps * kPanelBytes);
-    for (size_t i = 0; i < tiles; ++i) {
-      // Tiles of nearly equal height: a last tile of one row would waste the decoded panel.
-      const size_t row = rows * i / tiles, height = rows * (i + 1) / tiles - row;
+    for (size_t i = 0, done = 0; i < tiles; ++i) {
+      // Tiles of nearly equal height: a last tile of one row would waste the decoded panel. Where
+      // another height costs time, they are all equal, and some rows are computed twice.
+      const size_t next = rows * (i + 1) / tiles;
+      const size_t height = kEqualTiles ? (rows + tiles - 1) / tiles : next - done;
+      const size_t row = next < height ? 0 : next - height;
       tile(x.q + row * x.stride, x.stride, codes, steps, steps_before_overflow(weights), height,
            panels, sums);
-      finish_integers<weights>(matrix, x, row, height, panel, panels, sums, out);
+      finish_integers<weights>(matrix, x, done, next - done, panel, panels,
+                               sums + (done - row) * kPanels * kLanes, out);
+      done = next;
     }
   }
 }
