@@ -81,6 +81,7 @@ void Pool::spawn() {
 // Linux may wake a thread on the processor of the one that wakes it, which is busy, and move it
 // only milliseconds later: longer than a forward pass.
 void Pool::leave_processor_to_caller() {
+  if (size_ == 1) return;
   const int here = sched_getcpu();
   if (here == left_to_caller_) return;
   cpu_set_t processors;
