@@ -12,6 +12,7 @@ JSON line. The figures are medians.
 import argparse
 import ctypes
 import json
+import math
 import subprocess
 import tempfile
 import time
@@ -25,6 +26,8 @@ from benchmarks.engine import cpu_name
 
 ROOT = Path(__file__).parent.parent
 SHAPES = [(256, 768), (256, 256), (256, 1024), (1024, 256), (1024, 3072), (2048, 2048)]
+# One row only: weights of 16 and 268 MB, beyond the caches of a core.
+LARGE_SHAPES = [(4096, 16_384), (16_384, 65_536)]
 SAMPLE_SECONDS = 0.002
 PEAK_ROUNDS = 400_000
 Timer = Callable[[int], float]
@@ -110,19 +113,19 @@ def main() -> None:
     names = kernel_names(library)
     chosen = [n for n in names if n in (arguments.kernels or names) and n != "scalar"]
     results = []
-    for inputs, outputs in SHAPES:
-        for rows in arguments.rows:
-            shape = (rows, inputs, outputs)
-            cases = {
-                name: library.new_case(names.index(name), *shape, arguments.binary)
-                for name in chosen
-            }
-            timers = own_timers(library, cases, rows * inputs * outputs) | peers(*shape)
-            seconds = medians(timers, arguments.seconds)
-            for case in cases.values():
-                library.delete_case(case)
-            results.append(row_of(*shape, chosen, seconds))
-            print(text_of(results[-1]), flush=True)
+    shapes = [(rows, *shape) for shape in SHAPES for rows in arguments.rows]
+    shapes += [(1, *shape) for shape in LARGE_SHAPES if 1 in arguments.rows]
+    for shape in shapes:
+        cases = {
+            name: library.new_case(names.index(name), *shape, arguments.binary) for name in chosen
+        }
+        timers = own_timers(library, cases, math.prod(shape))
+        timers |= {} if shape[1:] in LARGE_SHAPES else peers(*shape)
+        seconds = medians(timers, arguments.seconds)
+        for case in cases.values():
+            library.delete_case(case)
+        results.append(row_of(*shape, chosen, seconds))
+        print(text_of(results[-1]), flush=True)
     print(
         json.dumps(
             {
