@@ -1,6 +1,6 @@
 """The BitNet sequence encoder in torch: what is trained.
 
-    values [timesteps, embed_dim] -> standardise -> dense to hidden_size, where widths differ
+    values [timesteps, embed_dim] -> differences beside them -> standardise -> dense to hidden_size, where widths differ
       -> num_layers blocks -> norm -> pooled to [batch, hidden_size]
 
 A block is `x + attention(norm(x))`, then `x + ffn(norm(x))`; attention is causal, and all four
@@ -133,16 +133,38 @@ class BitNetBlock(nn.Module):
         return out
 
 
+def with_differences(values: Tensor, lengths: Tensor, order: int) -> Tensor:
+    """Each timestep's features followed by their differences over time.
+
+    The n-th difference is `d[t] = e[t] - e[t - 1]` of the one before it, 0 at a sequence's start.
+
+    Args:
+        values: `[timesteps, embed_dim]` float32.
+        lengths: `[batch]` int64; their sum is `timesteps`.
+        order: how many differences, 0 or more.
+
+    Returns:
+        `[timesteps, (1 + order) * embed_dim]` float32.
+    """
+    starts = lengths.cumsum(0) - lengths
+    parts = [values]
+    for _ in range(order):
+        difference = parts[-1].diff(dim=0, prepend=parts[-1][:1])
+        difference[starts] = 0.0
+        parts.append(difference)
+    return torch.cat(parts, dim=1)
+
+
 class Standardize(nn.Module):
     """`(x - mean) / std` per feature; the identity until `mean` and `std` are set."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, embed_dim: int) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(embed_dim))
-        self.register_buffer("std", torch.ones(embed_dim))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
@@ -154,13 +176,20 @@ class BitNet(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.standardize = Standardize(config.embed_dim)
+        self.standardize = Standardize(config.input_size)
         self.input_projection = (
-            nn.Linear(config.embed_dim, config.hidden_size) if config.has_input_projection else None
+            nn.Linear(config.input_size, config.hidden_size)
+            if config.has_input_projection
+            else None
         )
         self.blocks = nn.ModuleList(BitNetBlock(config) for _ in range(config.num_layers))
         self.dropout = nn.Dropout(config.dropout)
         self.final_norm = _norm(config)
+
+    def standardize_values(self, values: Tensor) -> Tensor:
+        """`[timesteps, embed_dim]` standardised, without differences."""
+        features = self.config.embed_dim
+        return (values - self.standardize.mean[:features]) / self.standardize.std[:features]
 
     def encode(self, values: Tensor, lengths: Tensor) -> Tensor:
         """Every timestep's output.
@@ -185,7 +214,7 @@ class BitNet(nn.Module):
             raise ValueError(
                 f"lengths add up to {int(lengths.sum())} timesteps, values hold {len(values)}"
             )
-        x = self.standardize(values)
+        x = self.standardize(with_differences(values, lengths, self.config.differences))
         if self.input_projection is not None:
             x = self.input_projection(x)
         for i, block in enumerate(self.blocks):

@@ -17,6 +17,7 @@ from model.sequences import (
     check_lengths,
     check_values,
     refuse_values,
+    with_differences,
 )
 
 GOLDEN_COSINE = 0.999
@@ -62,7 +63,9 @@ class Engine:
         self.kernel = self._encoder.kernels
         self.threads = self._encoder.threads
         std, mean = model.tensors["standardize.std"], model.tensors["standardize.mean"]
-        limits = LARGEST_DEVIATION * std.astype(np.float64) - np.abs(mean)
+        # A difference is at most twice, and one of the second order four times the largest value.
+        orders = np.repeat(np.arange(1 + model.config.differences), model.config.embed_dim)
+        limits = (LARGEST_DEVIATION * std.astype(np.float64) - np.abs(mean)) / 2.0**orders
         self._surely_small = float(limits.min())
         self._check_golden()
 
@@ -120,9 +123,11 @@ class Engine:
         mean, std = tensors["standardize.mean"], tensors["standardize.std"]
         if np.maximum(values.max(), -values.min()) <= self._surely_small:
             return
-        far = np.abs(values.astype(np.float64) - mean) > LARGEST_DEVIATION * std.astype(np.float64)
+        with np.errstate(over="ignore"):
+            inputs = with_differences(values, lengths, self.model.config.differences)
+        far = np.abs(inputs.astype(np.float64) - mean) > LARGEST_DEVIATION * std.astype(np.float64)
         reason = f"over {LARGEST_DEVIATION:.0e} deviations from the mean of the training data"
-        refuse_values(far, values, lengths, reason)
+        refuse_values(far, inputs, lengths, reason)
 
     def _check_golden(self) -> None:
         values = self.model.tensors["golden.values"]
@@ -158,6 +163,7 @@ def _settings(model: PackedModel) -> dict[str, Any]:
         "num_heads": config.num_heads,
         "key_value_heads": config.key_value_heads,
         "num_layers": config.num_layers,
+        "differences": config.differences,
         "inner_size": config.inner_size,
         "max_timesteps": config.max_timesteps,
         "binary": config.quantize == "binary",

@@ -48,7 +48,7 @@ class Learner(nn.Module):
             has_next[lengths.cumsum(0) - 1] = False
             if has_next.any():
                 predicted = self.heads["predictor"](encoded[has_next])
-                target = self.encoder.standardize(values[1:][has_next[:-1]])
+                target = self.encoder.standardize_values(values[1:][has_next[:-1]])
                 total = total + self.objective.next_timestep * F.mse_loss(predicted, target)
         return total
 

@@ -8,7 +8,7 @@ void Workspace::grow_block(const Model& model) {
   const Settings& s = model.settings;
   const size_t hidden = padded(s.hidden_size), inner_width = padded(s.inner_size);
   const size_t widest = std::max({hidden, inner_width, padded(s.query_size())});
-  standardized.grow(kBlockRows * padded(s.embed_dim));
+  standardized.grow(kBlockRows * padded(s.input_size()));
   key_value.grow(kBlockRows * padded(s.key_value_size()));
   inner.grow(kBlockRows * inner_width);
   pooled.grow(kBlockRows * hidden);

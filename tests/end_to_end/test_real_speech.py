@@ -134,6 +134,15 @@ def run(arguments):
     return result.output
 
 
+def test_evaluate_tells_the_accuracy_of_each_probe():
+    lines = run(["evaluate", DEFAULT_MODEL, VOWELS]).splitlines()
+    accuracies = {name: float(value) for name, value in map(str.split, lines[1:])}
+    assert lines[0] == "accuracy on 370 test sequences:"
+    assert set(accuracies) == {"svm", "linear", "neighbour"}
+    assert accuracies["linear"] == 0.9865
+    assert min(accuracies.values()) > 0.97
+
+
 def test_the_commands_say_what_is_wrong_in_one_line(tmp_path):
     hostile = Path(__file__).parent.parent / "attacks" / "byte_243.safetensors"
     for arguments, message in [
