@@ -1,6 +1,7 @@
 """The BitNet sequence encoder in torch: what is trained.
 
-    values [timesteps, embed_dim] -> differences beside them -> standardise -> dense to hidden_size, where widths differ
+    values [timesteps, embed_dim] -> differences over time beside them, where there are any
+      -> standardise -> dense to hidden_size, where widths differ
       -> num_layers blocks -> norm -> pooled to [batch, hidden_size]
 
 A block is `x + attention(norm(x))`, then `x + ffn(norm(x))`; attention is causal, and all four

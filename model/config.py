@@ -58,7 +58,7 @@ class ModelConfig(BaseModel):
     pooling: Literal["last", "mean"] = "last"
     """How timesteps become one embedding."""
     differences: int = Field(default=0, ge=0, le=2)
-    """Differences over time, of the first order up to this, that follow each timestep's features."""
+    """Orders of differences over time that follow each timestep's features."""
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

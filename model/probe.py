@@ -1,7 +1,8 @@
 """How much simple classifiers read from frozen embeddings.
 
-The protocol is that of TS2Vec (Yue et al. 2022, arXiv 2106.10466; `fit_svm`, `fit_lr` and `fit_knn`
-of `tasks/_eval_protocols.py` in its repository), so that accuracies compare with its published ones:
+The protocol is that of TS2Vec (Yue et al. 2022, arXiv 2106.10466; `fit_svm`, `fit_lr` and
+`fit_knn` of `tasks/_eval_protocols.py` in its repository), so that accuracies compare with its
+published ones:
 
     svm        RBF kernel, gamma 1 / (width * variance), C from 1e-4 ... 1e4 and infinity by 5-fold
                cross-validation on the training embeddings; infinity without a search below 50
@@ -32,7 +33,7 @@ SVM_GRID = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, np.inf]
 MAX_SVM_ROWS = 10_000
 _FOLDS = 5
 _MIN_SEARCH_ROWS = 50
-# Classes that overlap have no solution at infinite C; the solver stops here, as TS2Vec's does later.
+# Classes that overlap have no solution at infinite C; the solver stops here (TS2Vec's at 1e7).
 _MAX_ITERATIONS = 1_000_000
 
 

@@ -28,10 +28,14 @@ class Objective(_Table):
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     next_timestep: float = Field(default=0.3, ge=0.0)
     """Mean squared error of the next standardised timestep, predicted linearly at each one."""
+    contrast: float = Field(default=0.0, ge=0.0)
+    """NT-Xent between two augmented views of each sequence; needs no labels."""
+    temperature: float = Field(default=0.2, gt=0.0)
+    """Of the contrast."""
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
-        if not self.classification and not self.next_timestep:
+        if not self.classification and not self.next_timestep and not self.contrast:
             raise ValueError("every loss has weight 0; nothing would be trained")
         return self
 
@@ -56,6 +60,9 @@ class Schedule(_Table):
 
 class Augmentation(_Table):
     """Random changes to training sequences, in units of each feature's standard deviation."""
+
+    crop: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """A sequence loses up to this share of its length, from either end."""
 
     jitter: float = Field(default=0.0, ge=0.0)
     """Deviation of noise added to every value."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from model.config import ModelConfig
 from model.packed import PackedModel, unpack
-from model.sequences import FloatArray, LengthArray, with_differences, Sequences
+from model.sequences import FloatArray, LengthArray, Sequences, with_differences
 
 EPS = 1e-5
 Int32Array = npt.NDArray[np.int32]

@@ -63,7 +63,7 @@ class _Training:
         torch.set_num_threads(recipe.threads)
         torch.use_deterministic_algorithms(True)
         # Nothing here reads memory that it has not written; filling it first costs a tenth.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.rng = np.random.default_rng(recipe.seed)
@@ -83,6 +83,8 @@ class _Training:
         self.learner.train()
         rate = set_rate(self.optimizer, recipe.schedule, self.step)
         batch = self.batches.next()
+        if recipe.objective.contrast:
+            batch = batch.select(np.tile(np.arange(len(batch.sequences)), 2))
         sequences = augment(
             batch.sequences, recipe.augmentation, self.std, self.config.max_timesteps, self.rng
         )

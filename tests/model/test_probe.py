@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from model.probe import MAX_SVM_ROWS, SVM_GRID, fit_svm, probe
+from model.probe import SVM_GRID, fit_svm, probe
 
 
 def rings(count, seed):
@@ -22,20 +22,19 @@ def test_each_probe_reads_what_it_can():
 
 
 def test_the_svm_searches_its_grid_only_where_there_is_enough_to_search_on():
-    assert fit_svm(*rings(48, 0)).C == np.inf
+    assert np.isinf(fit_svm(*rings(48, 0)).C)
     x, _ = rings(60, 0)
-    assert fit_svm(x, np.arange(60) % 15).C == np.inf  # 4 a class
+    assert np.isinf(fit_svm(x, np.arange(60) % 15).C)  # 4 a class
     noise = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
     searched = fit_svm(x, rings(60, 0)[1]).C
     assert searched in SVM_GRID
-    assert fit_svm(noise, np.arange(50) % 2).C < np.inf
+    assert np.isfinite(fit_svm(noise, np.arange(50) % 2).C)
 
 
-def test_the_svm_takes_at_most_so_many_rows():
-    x = np.zeros((MAX_SVM_ROWS + 40, 1), dtype=np.float32)
-    labels = np.arange(len(x)) % 2
-    x[labels == 1] = 1
-    assert fit_svm(x, labels).shape_fit_[0] == MAX_SVM_ROWS
+def test_the_svm_takes_at_most_so_many_rows(monkeypatch):
+    monkeypatch.setattr("model.probe.MAX_SVM_ROWS", 60)
+    x, labels = rings(80, 0)
+    assert fit_svm(x, labels).shape_fit_[0] == 60
 
 
 def test_one_class_is_an_error():
