@@ -17,8 +17,6 @@ from benchmarks.quality.rows import ROWS, Case, Row
 from model.data import load
 from model.probe import probe
 
-PAGE = Path("docs/quality.md")
-
 
 def run(row: Row, case: Case) -> Result:
     """Trains, embeds and scores; the test split is looked at here only."""
@@ -50,8 +48,20 @@ def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str]
 
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Folder of the sets.")
-@click.option("--out", default=Path("docs/quality"), type=click.Path(path_type=Path))
-@click.option("--models", default=Path("runs/quality"), type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    default=Path("docs/quality"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the results and pictures; the page is the .md beside it.",
+)
+@click.option(
+    "--models",
+    default=Path("runs/quality"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of checkpoints and packed files.",
+)
 @click.option("--sets", callback=names, help="Some of the sets, separated by commas.")
 @click.option("--rows", callback=names, help="Some of the rows, by their keys.")
 @click.option("--seeds", default="0,1,2,3,4", callback=numbers)
@@ -84,7 +94,7 @@ def main(
             results.append(result)
             click.echo(json.dumps(asdict(result)))
     found = results.read()
-    write_page(PAGE, found)
+    write_page(out.with_suffix(".md"), found)
     draw(out, found, data, models)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 mpl.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
 from benchmarks.quality.published import SETS, TS2VEC
@@ -40,7 +41,7 @@ def draw(out: Path, results: list[Result], data: Path | None, models: Path) -> N
         _draw_embeddings(out / "embeddings.png", data, {n: packed[n] for n in projected})
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
@@ -56,7 +57,7 @@ def _draw_bits(path: Path, results: list[Result]) -> None:
         ]
         if points:
             axis.plot(*zip(*points, strict=True), marker="o", linewidth=1, label=name)
-    published = 100 * np.mean(list(TS2VEC.values()))
+    published = 100 * float(np.mean(list(TS2VEC.values())))
     axis.axhline(published, color="grey", linewidth=0.8, linestyle=":")
     axis.annotate("TS2Vec, mean of the sets", (2.2, published), fontsize=7, va="bottom")
     axis.set(

@@ -5,8 +5,6 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Result:
@@ -70,8 +68,3 @@ def accuracies(results: list[Result], row: str, probe: str = "svm") -> dict[str,
         if result.row == row and value is not None:
             found.setdefault(result.dataset, []).append(value)
     return found
-
-
-def mean(values: list[float]) -> float:
-    """The mean of some accuracies."""
-    return float(np.mean(values))
