@@ -3,6 +3,7 @@
 It is TOML; unknown fields are errors. `model/pretrained/japanese-vowels.toml` is an example.
 """
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, Self
@@ -108,3 +109,17 @@ def read_recipe(path: Path) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
     return recipe.model_copy(update={"dataset": (path.parent / recipe.dataset).resolve()})
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML that `read_recipe` reads; its data set's path as it is."""
+    fields = recipe.model_dump(mode="json")
+    tables = {name: value for name, value in fields.items() if isinstance(value, dict)}
+    parts = [_lines({name: value for name, value in fields.items() if name not in tables})]
+    parts += [f"\n[{name}]\n{_lines(table)}" for name, table in tables.items()]
+    return "".join(parts)
+
+
+def _lines(table: dict[str, Any]) -> str:
+    # A JSON string, number or boolean is one of TOML too.
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in table.items())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import click
 import numpy as np
@@ -216,6 +216,19 @@ def evaluate(file: Path, dataset: Path) -> None:
     click.echo(f"accuracy on {len(test_x)} test sequences:")
     for name, accuracy in asdict(accuracies).items():
         click.echo(f"  {name:<10} {accuracy:.4f}")
+
+
+@main.command()
+@click.argument("dataset", type=file_argument)
+@click.option("--quantize", default="ternary", type=click.Choice(["ternary", "binary"]))
+@click.option("--without-labels", is_flag=True, help="Learn from the sequences alone.")
+def recipe(dataset: Path, quantize: Literal["ternary", "binary"], without_labels: bool) -> None:
+    """Prints a training recipe for a DATASET, made by a rule, to train with or to change."""
+    from model.recipe import to_toml  # noqa: PLC0415
+    from model.rule import recipe_for  # noqa: PLC0415
+
+    made = recipe_for(dataset.resolve(), quantize=quantize, use_labels=not without_labels)
+    click.echo(to_toml(made), nl=False)
 
 
 @main.command()

@@ -7,7 +7,15 @@ import torch
 from model.augment import augment
 from model.learner import nt_xent
 from model.probe import probe
-from model.recipe import Augmentation, Objective, Recipe, RecipeError, Schedule
+from model.recipe import (
+    Augmentation,
+    Objective,
+    Recipe,
+    RecipeError,
+    Schedule,
+    read_recipe,
+    to_toml,
+)
 from model.rule import recipe_for
 from model.sequences import Sequences
 from model.train import embed, train
@@ -97,3 +105,9 @@ def test_the_rule_follows_the_data(tmp_path):
     assert alone.model["window_size"] == 800
     with pytest.raises(RecipeError, match="has no labels to learn from"):
         recipe_for(tmp_path / "long.npz")
+
+
+def test_a_recipe_written_is_the_recipe_read(tmp_path):
+    made = recipe_for(VOWELS.resolve(), use_labels=False, seed=7)
+    (tmp_path / "made.toml").write_text(to_toml(made))
+    assert read_recipe(tmp_path / "made.toml") == made
