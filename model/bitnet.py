@@ -1,8 +1,8 @@
 """The BitNet sequence encoder in torch: what is trained.
 
-    values [timesteps, embed_dim] -> differences over time beside them, where there are any
-      -> standardise -> dense to hidden_size, where widths differ
-      -> num_layers blocks -> norm -> pooled to [batch, hidden_size]
+    values [timesteps, embed_dim] -> each `stride` timesteps averaged into one
+      -> differences over time beside them, where there are any -> standardise
+      -> dense to hidden_size, where widths differ -> num_layers blocks -> norm -> pooled to [batch, hidden_size]
 
 A block is `x + attention(norm(x))`, then `x + ffn(norm(x))`; attention is causal, and all four
 projections are BitLinears. With its defaults this is the encoder of `Edifice.Feedforward.BitNet`.
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from model.bitlinear import EPS, BitLinear
 from model.config import ModelConfig, Quantize
+from model.sequences import shorten, with_differences
 
 
 def _norm(config: ModelConfig) -> nn.Module:
@@ -134,28 +135,6 @@ class BitNetBlock(nn.Module):
         return out
 
 
-def with_differences(values: Tensor, lengths: Tensor, order: int) -> Tensor:
-    """Each timestep's features followed by their differences over time.
-
-    The n-th difference is `d[t] = e[t] - e[t - 1]` of the one before it, 0 at a sequence's start.
-
-    Args:
-        values: `[timesteps, embed_dim]` float32.
-        lengths: `[batch]` int64; their sum is `timesteps`.
-        order: how many differences, 0 or more.
-
-    Returns:
-        `[timesteps, (1 + order) * embed_dim]` float32.
-    """
-    starts = lengths.cumsum(0) - lengths
-    parts = [values]
-    for _ in range(order):
-        difference = parts[-1].diff(dim=0, prepend=parts[-1][:1])
-        difference[starts] = 0.0
-        parts.append(difference)
-    return torch.cat(parts, dim=1)
-
-
 class Standardize(nn.Module):
     """`(x - mean) / std` per feature; the identity until `mean` and `std` are set."""
 
@@ -192,15 +171,15 @@ class BitNet(nn.Module):
         features = self.config.embed_dim
         return (values - self.standardize.mean[:features]) / self.standardize.std[:features]
 
-    def encode(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """Every timestep's output.
+    def shorten(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Averages each `stride` timesteps into one.
 
         Args:
             values: `[timesteps, embed_dim]` float32.
             lengths: `[batch]` int64; their sum is `timesteps`.
 
         Returns:
-            `[timesteps, hidden_size]` float32.
+            Fewer values and the shorter lengths, as `encode` takes them.
 
         Raises:
             ValueError: a sequence is longer than `config.max_timesteps`, or lengths and values
@@ -215,7 +194,21 @@ class BitNet(nn.Module):
             raise ValueError(
                 f"lengths add up to {int(lengths.sum())} timesteps, values hold {len(values)}"
             )
-        x = self.standardize(with_differences(values, lengths, self.config.differences))
+        shorter, short = shorten(values.numpy(), lengths.numpy(), self.config.stride)
+        return torch.from_numpy(shorter), torch.from_numpy(short)
+
+    def encode(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """Every timestep's output.
+
+        Args:
+            values: `[timesteps, embed_dim]` float32, as `shorten` gives them.
+            lengths: `[batch]` int64; their sum is `timesteps`.
+
+        Returns:
+            `[timesteps, hidden_size]` float32.
+        """
+        inputs = with_differences(values.numpy(), lengths.numpy(), self.config.differences)
+        x = self.standardize(torch.from_numpy(inputs))
         if self.input_projection is not None:
             x = self.input_projection(x)
         for i, block in enumerate(self.blocks):
@@ -244,6 +237,7 @@ class BitNet(nn.Module):
         if lengths is None:
             batch, seq_len, _ = values.shape
             values, lengths = values.flatten(0, 1), torch.full((batch,), seq_len)
+        values, lengths = self.shorten(values, lengths)
         return self.pool(self.encode(values, lengths), lengths)
 
 

@@ -57,6 +57,8 @@ class ModelConfig(BaseModel):
     """Whether the BitLinear layers have a bias."""
     pooling: Literal["last", "mean"] = "last"
     """How timesteps become one embedding."""
+    stride: int = Field(default=1, ge=1, le=1_024)
+    """Timesteps averaged into one before anything else; the last ones may be fewer."""
     differences: int = Field(default=0, ge=0, le=2)
     """Orders of differences over time that follow each timestep's features."""
 

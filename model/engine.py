@@ -17,6 +17,7 @@ from model.sequences import (
     check_lengths,
     check_values,
     refuse_values,
+    shorten,
     with_differences,
 )
 
@@ -105,8 +106,9 @@ class Engine:
         checked = check_lengths(lengths, len(values) if values.ndim else 0)
         check_values(values, checked, config.embed_dim, config.max_timesteps)
         self._check_magnitude(values, checked)
+        shorter, short = shorten(values, checked, config.stride)
         embeddings = np.empty((len(checked), config.hidden_size), dtype=np.float32)
-        self._encoder.embed(np.ascontiguousarray(values), checked, embeddings)
+        self._encoder.embed(np.ascontiguousarray(shorter), short, embeddings)
         overflown = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
         if len(overflown):
             row = int(overflown[0])
@@ -123,11 +125,20 @@ class Engine:
         mean, std = tensors["standardize.mean"], tensors["standardize.std"]
         if np.maximum(values.max(), -values.min()) <= self._surely_small:
             return
-        with np.errstate(over="ignore"):
-            inputs = with_differences(values, lengths, self.model.config.differences)
-        far = np.abs(inputs.astype(np.float64) - mean) > LARGEST_DEVIATION * std.astype(np.float64)
+        config = self.model.config
+        with np.errstate(over="ignore", invalid="ignore"):
+            shorter, short = shorten(values, lengths, config.stride)
+            inputs = with_differences(shorter, short, config.differences)
+        limit = LARGEST_DEVIATION * std.astype(np.float64)
+        within = np.abs(inputs.astype(np.float64) - mean) <= limit
+        # Back to the raw features and timesteps that the inputs are made of.
+        fine = np.all(within.reshape(len(within), -1, config.embed_dim), axis=1)
+        if config.stride > 1:
+            ends = np.cumsum(short)
+            position = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            fine = fine[np.repeat(ends - short, lengths) + position // config.stride]
         reason = f"over {LARGEST_DEVIATION:.0e} deviations from the mean of the training data"
-        refuse_values(far, inputs, lengths, reason)
+        refuse_values(~fine, values, lengths, reason)
 
     def _check_golden(self) -> None:
         values = self.model.tensors["golden.values"]

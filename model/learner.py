@@ -59,6 +59,7 @@ class Learner(nn.Module):
                 other views of the first half, in the same order.
             labels: `[batch]` int64, where there are any.
         """
+        values, lengths = self.encoder.shorten(values, lengths)
         encoded = self.encoder.encode(values, lengths)
         embeddings = self.encoder.pool(encoded, lengths)
         total = encoded.new_zeros(())

@@ -12,6 +12,8 @@ from model.config import Quantize
 from model.data import load
 from model.recipe import Augmentation, Objective, Recipe, RecipeError, Schedule
 
+# Longer sequences are averaged in time to about so many timesteps.
+TIMESTEPS = 64
 # A step costs about the same whatever the length of the sequences.
 TIMESTEPS_PER_BATCH = 1_536
 SMALLEST_BATCH, LARGEST_BATCH = 8, 64
@@ -40,7 +42,8 @@ def recipe_for(
     if use_labels and data.labels is None:
         raise RecipeError(f"{dataset} has no labels to learn from")
     lengths = data.sequences.lengths
-    nearest = 2 ** round(np.log2(TIMESTEPS_PER_BATCH / lengths.mean()))
+    stride = max(1, round(float(lengths.mean()) / TIMESTEPS))
+    nearest = 2 ** round(np.log2(TIMESTEPS_PER_BATCH * stride / lengths.mean()))
     batch = int(np.clip(nearest, SMALLEST_BATCH, LARGEST_BATCH))
     epochs_steps = -(-MIN_EPOCHS * len(lengths) // batch)
     return Recipe(
@@ -57,6 +60,7 @@ def recipe_for(
             "sub_norm": True,
             "positions": "rope",
             "pooling": "mean",
+            "stride": stride,
             "differences": 2,
         },
         objective=_LABELLED if use_labels else _UNLABELLED,

@@ -26,7 +26,7 @@ from model.learner import Learner, make_optimizer, set_rate
 from model.monitor import Monitor
 from model.probe import linear_probe
 from model.recipe import Recipe, RecipeError
-from model.sequences import FloatArray, Sequences, with_differences
+from model.sequences import FloatArray, Sequences, shorten, with_differences
 from model.training_log import Step, TrainingLog
 from model.training_state import load_state, save_state
 
@@ -230,7 +230,8 @@ def _model_config(recipe: Recipe, data: Dataset) -> ModelConfig:
 
 
 def _fit_standardization(model: BitNet, sequences: Sequences) -> FloatArray:
-    inputs = with_differences(sequences.values, sequences.lengths, model.config.differences)
+    shorter, short = shorten(sequences.values, sequences.lengths, model.config.stride)
+    inputs = with_differences(shorter, short, model.config.differences)
     mean = inputs.mean(axis=0, dtype=np.float64)
     std = inputs.std(axis=0, dtype=np.float64)
     # A constant feature says nothing; dividing by 1 keeps it at zero.

@@ -99,7 +99,8 @@ def test_the_rule_follows_the_data(tmp_path):
         train_lengths=np.full(10, 400),
     )
     alone = recipe_for(tmp_path / "long.npz", use_labels=False)
-    assert alone.schedule.batch_size == 8
+    assert alone.schedule.batch_size == 32
+    assert alone.model["stride"] == 6
     assert alone.objective.classification == 0
     assert alone.objective.contrast == 1
     assert alone.model["window_size"] == 800
