@@ -2,7 +2,8 @@
 
     values [timesteps, embed_dim] -> each `stride` timesteps averaged into one
       -> differences over time beside them, where there are any -> standardise
-      -> dense to hidden_size, where widths differ -> num_layers blocks -> norm -> pooled to [batch, hidden_size]
+      -> dense to hidden_size, where widths differ -> num_layers blocks -> norm
+      -> pooled to [batch, hidden_size]
 
 A block is `x + attention(norm(x))`, then `x + ffn(norm(x))`; attention is causal, and all four
 projections are BitLinears. With its defaults this is the encoder of `Edifice.Feedforward.BitNet`.
