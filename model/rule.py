@@ -1,7 +1,7 @@
 """One recipe for every data set, by a rule from its size and its lengths.
 
-Nothing here was tuned to a single set: the constants were chosen together for seven sets of the UEA
-archive, on held-out parts of their training splits (`docs/quality.md`).
+Nothing here was tuned to a single set: the constants were chosen together for several sets of the
+UEA archive, on held-out parts of their training splits (`docs/quality.md`).
 """
 
 from pathlib import Path
