@@ -121,8 +121,13 @@ def goals(results: list[Result]) -> str:
         ("summary", "summary statistics"),
     ]:
         if whole("ternary", other):
-            below = [name for name, gap in gaps("ternary", other).items() if gap <= 0]
+            # Nothing is above 100.
+            full = [name for name in SETS if by_row["ternary"][name] == by_row[other][name] == 1]
+            gap = gaps("ternary", other)
+            below = [name for name in SETS if gap[name] <= 0 and name not in full]
             measured = f"not on {', '.join(below)}" if below else "on every set"
+            if full:
+                measured += f"; both at 100 on {', '.join(full)}"
             add(f"ternary above {title} everywhere", measured, not below)
     if vowels := by_row["ternary"].get("JapaneseVowels"):
         add("JapaneseVowels 98.9", f"{100 * vowels:.2f}", vowels >= 0.989)
