@@ -4,16 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality.published import SETS, TS2VEC
+from benchmarks.quality.published import SETS, SHORT, TS2VEC
 from benchmarks.quality.results import Result, accuracies
 from benchmarks.quality.rows import ROWS
-
-_SHORT = {
-    "JapaneseVowels": "Vowels",
-    "BasicMotions": "Motions",
-    "ArticularyWordRecognition": "Words",
-    "UWaveGestureLibrary": "UWave",
-}
 
 
 def write_page(page: Path, results: list[Result]) -> None:
@@ -41,7 +34,7 @@ def write_page(page: Path, results: list[Result]) -> None:
 
 def table(results: list[Result], probe: str) -> str:
     """Accuracies in percent, mean and deviation over seeds, as Markdown."""
-    head = ["", "labels", "bits", *(_SHORT.get(name, name) for name in SETS), "mean", "seeds"]
+    head = ["", "labels", "bits", *(SHORT.get(name, name) for name in SETS), "mean", "seeds"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in ROWS:
         found = accuracies(results, row.key, probe)

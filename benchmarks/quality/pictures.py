@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
-from benchmarks.quality.published import SETS, TS2VEC
+from benchmarks.quality.published import SETS, SHORT, TS2VEC
 from benchmarks.quality.results import Result, accuracies
 from model.data import load
 from model.engine import Engine
@@ -48,7 +48,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _draw_bits(path: Path, results: list[Result]) -> None:
-    figure, axis = plt.subplots(figsize=(6.4, 4), dpi=100)
+    figure, axis = plt.subplots(figsize=(7.6, 4), dpi=100)
     for name in SETS:
         points = [
             (bits, 100 * np.mean(found[name]))
@@ -66,7 +66,7 @@ def _draw_bits(path: Path, results: list[Result]) -> None:
     axis.set_xticks([1, 1.6, 32], ["1", "1.6", "32"])
     axis.minorticks_off()
     if axis.lines[:-1]:
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, path)
 
 
@@ -81,7 +81,7 @@ def _draw_trits(path: Path, packed: dict[str, Path]) -> None:
             share = np.array([(t == value).mean() for t in trits])
             axis.barh(range(len(layers)), share, left=left, color=color, label=f"{value:+d}")
             left += share
-        axis.set_title(name[:18], fontsize=8)
+        axis.set_title(SHORT.get(name, name), fontsize=8)
         axis.set_yticks(range(len(layers)), [s.removeprefix("blocks.") for s in layers], fontsize=6)
         axis.tick_params(axis="x", labelsize=6)
         axis.invert_yaxis()

@@ -1,4 +1,4 @@
-"""Accuracies that others published, on the archive's own splits."""
+"""The sets, and accuracies that others published on the archive's own splits."""
 
 # TS2Vec: Yue et al., "TS2Vec: Towards Universal Representation of Time Series", AAAI 2022,
 # arXiv 2106.10466, the table of the 30 UEA sets in its appendix: representations of 320 numbers
@@ -13,3 +13,9 @@ TS2VEC = {
     "Libras": 0.867,
 }
 SETS = list(TS2VEC)
+SHORT = {
+    "JapaneseVowels": "Vowels",
+    "BasicMotions": "Motions",
+    "ArticularyWordRecognition": "Words",
+    "UWaveGestureLibrary": "UWave",
+}
