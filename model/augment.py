@@ -36,6 +36,10 @@ def _augment(
     max_timesteps: int,
     rng: np.random.Generator,
 ) -> FloatArray:
+    if how.crop:
+        length = max(1, round(len(x) * rng.uniform(1 - how.crop, 1)))
+        start = rng.integers(len(x) - length + 1)
+        x = x[start : start + length]
     if how.warp:
         x = _warp(x, how.warp, max_timesteps, rng)
     features = x.shape[1]

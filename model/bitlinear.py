@@ -48,7 +48,7 @@ def ternarize_as_edifice(weight: Tensor) -> tuple[Tensor, Tensor]:
 def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
     """Absmax per timestep: integers `[..., in]` held as floats, and scales `[..., 1]`."""
     scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=EPS) / 127
-    return (x / scale).round().clamp(-128, 127), scale
+    return (x / scale).round_().clamp_(-128, 127), scale
 
 
 class _BitMatmul(torch.autograd.Function):
@@ -62,7 +62,7 @@ class _BitMatmul(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, q: Tensor, s_x: Tensor, trits: Tensor, s_w: Tensor
     ) -> Tensor:
         ctx.save_for_backward(q, s_x, trits, s_w)
-        return (q @ trits.T) * (s_x * s_w)
+        return (q @ trits.T).mul_(s_x * s_w)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

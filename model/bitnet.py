@@ -1,7 +1,9 @@
 """The BitNet sequence encoder in torch: what is trained.
 
-    values [timesteps, embed_dim] -> standardise -> dense to hidden_size, where widths differ
-      -> num_layers blocks -> norm -> pooled to [batch, hidden_size]
+    values [timesteps, embed_dim] -> each `stride` timesteps averaged into one
+      -> differences over time beside them, where there are any -> standardise
+      -> dense to hidden_size, where widths differ -> num_layers blocks -> norm
+      -> pooled to [batch, hidden_size]
 
 A block is `x + attention(norm(x))`, then `x + ffn(norm(x))`; attention is causal, and all four
 projections are BitLinears. With its defaults this is the encoder of `Edifice.Feedforward.BitNet`.
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from model.bitlinear import EPS, BitLinear
 from model.config import ModelConfig, Quantize
+from model.sequences import shorten, with_differences
 
 
 def _norm(config: ModelConfig) -> nn.Module:
@@ -139,10 +142,10 @@ class Standardize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, embed_dim: int) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(embed_dim))
-        self.register_buffer("std", torch.ones(embed_dim))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
@@ -154,23 +157,30 @@ class BitNet(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.standardize = Standardize(config.embed_dim)
+        self.standardize = Standardize(config.input_size)
         self.input_projection = (
-            nn.Linear(config.embed_dim, config.hidden_size) if config.has_input_projection else None
+            nn.Linear(config.input_size, config.hidden_size)
+            if config.has_input_projection
+            else None
         )
         self.blocks = nn.ModuleList(BitNetBlock(config) for _ in range(config.num_layers))
         self.dropout = nn.Dropout(config.dropout)
         self.final_norm = _norm(config)
 
-    def encode(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """Every timestep's output.
+    def standardize_values(self, values: Tensor) -> Tensor:
+        """`[timesteps, embed_dim]` standardised, without differences."""
+        features = self.config.embed_dim
+        return (values - self.standardize.mean[:features]) / self.standardize.std[:features]
+
+    def shorten(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Averages each `stride` timesteps into one.
 
         Args:
             values: `[timesteps, embed_dim]` float32.
             lengths: `[batch]` int64; their sum is `timesteps`.
 
         Returns:
-            `[timesteps, hidden_size]` float32.
+            Fewer values and the shorter lengths, as `encode` takes them.
 
         Raises:
             ValueError: a sequence is longer than `config.max_timesteps`, or lengths and values
@@ -185,7 +195,21 @@ class BitNet(nn.Module):
             raise ValueError(
                 f"lengths add up to {int(lengths.sum())} timesteps, values hold {len(values)}"
             )
-        x = self.standardize(values)
+        shorter, short = shorten(values.numpy(), lengths.numpy(), self.config.stride)
+        return torch.from_numpy(shorter), torch.from_numpy(short)
+
+    def encode(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """Every timestep's output.
+
+        Args:
+            values: `[timesteps, embed_dim]` float32, as `shorten` gives them.
+            lengths: `[batch]` int64; their sum is `timesteps`.
+
+        Returns:
+            `[timesteps, hidden_size]` float32.
+        """
+        inputs = with_differences(values.numpy(), lengths.numpy(), self.config.differences)
+        x = self.standardize(torch.from_numpy(inputs))
         if self.input_projection is not None:
             x = self.input_projection(x)
         for i, block in enumerate(self.blocks):
@@ -214,6 +238,7 @@ class BitNet(nn.Module):
         if lengths is None:
             batch, seq_len, _ = values.shape
             values, lengths = values.flatten(0, 1), torch.full((batch,), seq_len)
+        values, lengths = self.shorten(values, lengths)
         return self.pool(self.encode(values, lengths), lengths)
 
 

@@ -57,6 +57,10 @@ class ModelConfig(BaseModel):
     """Whether the BitLinear layers have a bias."""
     pooling: Literal["last", "mean"] = "last"
     """How timesteps become one embedding."""
+    stride: int = Field(default=1, ge=1, le=1_024)
+    """Timesteps averaged into one before anything else; the last ones may be fewer."""
+    differences: int = Field(default=0, ge=0, le=2)
+    """Orders of differences over time that follow each timestep's features."""
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
@@ -103,11 +107,16 @@ class ModelConfig(BaseModel):
         return self.ffn_size or 4 * self.hidden_size
 
     @property
+    def input_size(self) -> int:
+        """Features per timestep once their differences are beside them."""
+        return (1 + self.differences) * self.embed_dim
+
+    @property
     def max_timesteps(self) -> int:
         """The longest sequence the model takes."""
         return self.seq_len or self.window_size
 
     @property
     def has_input_projection(self) -> bool:
-        """Whether a dense layer maps `embed_dim` to `hidden_size` before the first block."""
-        return self.embed_dim != self.hidden_size
+        """Whether a dense layer maps `input_size` to `hidden_size` before the first block."""
+        return self.input_size != self.hidden_size

@@ -74,7 +74,7 @@ def _parse(arrays: Any, split: Split, name: str, sha256: str) -> Dataset:
             f"{split}_values are {values.dtype} {list(values.shape)}; "
             "they must be floats of shape [timesteps, features]"
         )
-    values = values.astype(np.float32)
+    values = np.ascontiguousarray(values, dtype=np.float32)
     lengths = check_lengths(arrays[f"{split}_lengths"], len(values))
     check_finite(values, lengths)
     labels = arrays.get(f"y_{split}")

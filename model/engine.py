@@ -19,6 +19,8 @@ from model.sequences import (
     check_lengths,
     check_shape,
     refuse_values,
+    shorten,
+    with_differences,
 )
 
 LARGEST_DEVIATION = 1e12
@@ -63,7 +65,9 @@ class Engine:
         self.kernel = self._encoder.kernels
         self.threads = self._encoder.threads
         std, mean = model.tensors["standardize.std"], model.tensors["standardize.mean"]
-        limits = LARGEST_DEVIATION * std.astype(np.float64) - np.abs(mean)
+        # A difference is at most twice, and one of the second order four times the largest value.
+        orders = np.repeat(np.arange(1 + model.config.differences), model.config.embed_dim)
+        limits = (LARGEST_DEVIATION * std.astype(np.float64) - np.abs(mean)) / 2.0**orders
         self._surely_small = float(limits.min())
         self._check_golden()
 
@@ -103,8 +107,9 @@ class Engine:
         checked = check_lengths(lengths, len(values) if values.ndim else 0)
         check_shape(values, checked, config.embed_dim, config.max_timesteps)
         self._check_values(values, checked)
+        shorter, short = shorten(values, checked, config.stride)
         embeddings = np.empty((len(checked), config.hidden_size), dtype=np.float32)
-        self._encoder.embed(np.ascontiguousarray(values), checked, embeddings)
+        self._encoder.embed(np.ascontiguousarray(shorter), short, embeddings)
         overflown = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
         if len(overflown):
             row = int(overflown[0])
@@ -122,9 +127,20 @@ class Engine:
         check_finite(values, lengths)
         tensors = self.model.tensors
         mean, std = tensors["standardize.mean"], tensors["standardize.std"]
-        far = np.abs(values.astype(np.float64) - mean) > LARGEST_DEVIATION * std.astype(np.float64)
+        config = self.model.config
+        with np.errstate(over="ignore", invalid="ignore"):
+            shorter, short = shorten(values, lengths, config.stride)
+            inputs = with_differences(shorter, short, config.differences)
+        limit = LARGEST_DEVIATION * std.astype(np.float64)
+        within = np.abs(inputs.astype(np.float64) - mean) <= limit
+        # Back to the raw features and timesteps that the inputs are made of.
+        fine = np.all(within.reshape(len(within), -1, config.embed_dim), axis=1)
+        if config.stride > 1:
+            ends = np.cumsum(short)
+            position = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            fine = fine[np.repeat(ends - short, lengths) + position // config.stride]
         reason = f"over {LARGEST_DEVIATION:.0e} deviations from the mean of the training data"
-        refuse_values(far, values, lengths, reason)
+        refuse_values(~fine, values, lengths, reason)
 
     def _check_golden(self) -> None:
         values = self.model.tensors["golden.values"]
@@ -159,6 +175,7 @@ def _settings(model: PackedModel) -> dict[str, Any]:
         "num_heads": config.num_heads,
         "key_value_heads": config.key_value_heads,
         "num_layers": config.num_layers,
+        "differences": config.differences,
         "inner_size": config.inner_size,
         "max_timesteps": config.max_timesteps,
         "binary": config.quantize == "binary",

@@ -35,11 +35,11 @@ def layout(config: ModelConfig) -> Layout:
         layers[f"{ffn}.down"] = (hidden, inner)
 
     tensors: dict[str, tuple[int, ...]] = {
-        "standardize.mean": (config.embed_dim,),
-        "standardize.std": (config.embed_dim,),
+        "standardize.mean": (config.input_size,),
+        "standardize.std": (config.input_size,),
     }
     if config.has_input_projection:
-        tensors["input_projection.weight"] = (hidden, config.embed_dim)
+        tensors["input_projection.weight"] = (hidden, config.input_size)
         tensors["input_projection.bias"] = (hidden,)
     for norm in [*norms, "final_norm"]:
         tensors[f"{norm}.weight"] = (hidden,)

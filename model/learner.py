@@ -1,8 +1,9 @@
 """The encoder with its losses, its optimiser and its schedule.
 
-The losses are those of `Objective`: cross-entropy of a linear classifier on the embedding, and the
-mean squared error of the next standardised timestep predicted linearly from each one. The
-optimiser is AdamW with BitNet's two-stage schedule.
+The losses are those of `Objective`: cross-entropy of a linear classifier on the embedding, the mean
+squared error of the next standardised timestep predicted linearly from each one, and the contrast
+of SimCLR (Chen et al. 2020, arXiv 2002.05709, eq. 1): of all views in a batch, an embedding must
+find the other view of its own sequence. The optimiser is AdamW with BitNet's two-stage schedule.
 """
 
 import torch
@@ -12,6 +13,23 @@ from torch import Tensor, nn
 from model.bitnet import BitNet
 from model.config import ModelConfig
 from model.recipe import Objective, Schedule
+
+
+def nt_xent(projected: Tensor, temperature: float) -> Tensor:
+    """Normalised, temperature-scaled cross-entropy of finding each row's other view.
+
+    Args:
+        projected: `[2 * batch, width]` float32; rows i and i + batch are views of one sequence.
+        temperature: cosines are divided by it.
+
+    Returns:
+        The mean over all rows, a scalar.
+    """
+    rows = len(projected)
+    unit = F.normalize(projected, dim=1)
+    similar = (unit @ unit.T / temperature).fill_diagonal_(float("-inf"))
+    other = (torch.arange(rows) + rows // 2) % rows
+    return F.cross_entropy(similar, other)
 
 
 class Learner(nn.Module):
@@ -26,19 +44,30 @@ class Learner(nn.Module):
             self.heads["classifier"] = nn.Linear(config.hidden_size, classes)
         if objective.next_timestep:
             self.heads["predictor"] = nn.Linear(config.hidden_size, config.embed_dim)
+        if objective.contrast:
+            width = config.hidden_size
+            self.heads["projector"] = nn.Sequential(
+                nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
+            )
 
     def loss(self, values: Tensor, lengths: Tensor, labels: Tensor | None) -> Tensor:
         """The weighted sum of the losses.
 
         Args:
             values: `[timesteps, embed_dim]` float32, raw.
-            lengths: `[batch]` int64.
+            lengths: `[batch]` int64. With a contrast, the second half of the batch holds the
+                other views of the first half, in the same order.
             labels: `[batch]` int64, where there are any.
         """
+        values, lengths = self.encoder.shorten(values, lengths)
         encoded = self.encoder.encode(values, lengths)
+        embeddings = self.encoder.pool(encoded, lengths)
         total = encoded.new_zeros(())
+        if "projector" in self.heads:
+            projected = self.heads["projector"](embeddings)
+            total = total + self.objective.contrast * nt_xent(projected, self.objective.temperature)
         if labels is not None and "classifier" in self.heads:
-            logits = self.heads["classifier"](self.encoder.pool(encoded, lengths))
+            logits = self.heads["classifier"](embeddings)
             smoothing = self.objective.label_smoothing
             total = total + self.objective.classification * F.cross_entropy(
                 logits, labels, label_smoothing=smoothing
@@ -48,7 +77,7 @@ class Learner(nn.Module):
             has_next[lengths.cumsum(0) - 1] = False
             if has_next.any():
                 predicted = self.heads["predictor"](encoded[has_next])
-                target = self.encoder.standardize(values[1:][has_next[:-1]])
+                target = self.encoder.standardize_values(values[1:][has_next[:-1]])
                 total = total + self.objective.next_timestep * F.mse_loss(predicted, target)
         return total
 

@@ -13,7 +13,7 @@ Each BitLinear `L`, with weights `[out, in]`, is
 - `L.bias`, float32, `[out]`, where the model has biases.
 
 Everything else is float32 by name: the input standardisation (`standardize.mean` and `.std`,
-`[embed_dim]`), the input projection, the norms, and one golden vector (`golden.values`
+`[input_size]`), the input projection, the norms, and one golden vector (`golden.values`
 `[timesteps, embed_dim]`, `golden.embedding` `[hidden_size]`) by which an engine can tell that it
 computes what the exporter computed. `layout` lists it all for a configuration. `revision` is the
 sha256 of the file.

@@ -3,6 +3,7 @@
 It is TOML; unknown fields are errors. `model/pretrained/japanese-vowels.toml` is an example.
 """
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, Self
@@ -28,10 +29,14 @@ class Objective(_Table):
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     next_timestep: float = Field(default=0.3, ge=0.0)
     """Mean squared error of the next standardised timestep, predicted linearly at each one."""
+    contrast: float = Field(default=0.0, ge=0.0)
+    """NT-Xent between two augmented views of each sequence; needs no labels."""
+    temperature: float = Field(default=0.2, gt=0.0)
+    """Of the contrast."""
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
-        if not self.classification and not self.next_timestep:
+        if not self.classification and not self.next_timestep and not self.contrast:
             raise ValueError("every loss has weight 0; nothing would be trained")
         return self
 
@@ -56,6 +61,9 @@ class Schedule(_Table):
 
 class Augmentation(_Table):
     """Random changes to training sequences, in units of each feature's standard deviation."""
+
+    crop: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """A sequence loses up to this share of its length, from either end."""
 
     jitter: float = Field(default=0.0, ge=0.0)
     """Deviation of noise added to every value."""
@@ -101,3 +109,17 @@ def read_recipe(path: Path) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
     return recipe.model_copy(update={"dataset": (path.parent / recipe.dataset).resolve()})
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML that `read_recipe` reads; its data set's path as it is."""
+    fields = recipe.model_dump(mode="json")
+    tables = {name: value for name, value in fields.items() if isinstance(value, dict)}
+    parts = [_lines({name: value for name, value in fields.items() if name not in tables})]
+    parts += [f"\n[{name}]\n{_lines(table)}" for name, table in tables.items()]
+    return "".join(parts)
+
+
+def _lines(table: dict[str, Any]) -> str:
+    # A JSON string, number or boolean is one of TOML too.
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in table.items())

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from model.config import ModelConfig
 from model.packed import PackedModel, unpack
-from model.sequences import FloatArray, LengthArray, Sequences
+from model.sequences import FloatArray, LengthArray, Sequences, shorten, with_differences
 
 EPS = 1e-5
 Int32Array = npt.NDArray[np.int32]
@@ -83,6 +83,7 @@ class Reference:
 
     def embed(self, values: FloatArray, lengths: LengthArray) -> FloatArray:
         """`[timesteps, embed_dim]` float32 in sequences of `lengths` to `[batch, hidden_size]`."""
+        values, lengths = shorten(values, lengths, self.config.stride)
         if self.config.activations == "float32":
             # Every matmul is one of real numbers then.
             return np.concatenate(
@@ -91,7 +92,8 @@ class Reference:
         return self._embed(values, lengths)
 
     def _embed(self, values: FloatArray, lengths: LengthArray) -> FloatArray:
-        x = (values - self.tensors["standardize.mean"]) / self.tensors["standardize.std"]
+        inputs = with_differences(values, lengths, self.config.differences)
+        x = (inputs - self.tensors["standardize.mean"]) / self.tensors["standardize.std"]
         if self.config.has_input_projection:
             weight = self.tensors["input_projection.weight"]
             x = np.concatenate([part @ weight.T for _, part in _parts(x, lengths)])

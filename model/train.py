@@ -26,7 +26,7 @@ from model.learner import Learner, make_optimizer, set_rate
 from model.monitor import Monitor
 from model.probe import linear_probe
 from model.recipe import Recipe, RecipeError
-from model.sequences import FloatArray, Sequences
+from model.sequences import FloatArray, Sequences, shorten, with_differences
 from model.training_log import Step, TrainingLog
 from model.training_state import load_state, save_state
 
@@ -62,6 +62,8 @@ class _Training:
     def __init__(self, recipe: Recipe) -> None:
         torch.set_num_threads(recipe.threads)
         torch.use_deterministic_algorithms(True)
+        # Nothing here reads memory that it has not written; filling it first costs a tenth.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.rng = np.random.default_rng(recipe.seed)
@@ -81,6 +83,8 @@ class _Training:
         self.learner.train()
         rate = set_rate(self.optimizer, recipe.schedule, self.step)
         batch = self.batches.next()
+        if recipe.objective.contrast:
+            batch = batch.select(np.tile(np.arange(len(batch.sequences)), 2))
         sequences = augment(
             batch.sequences, recipe.augmentation, self.std, self.config.max_timesteps, self.rng
         )
@@ -226,13 +230,15 @@ def _model_config(recipe: Recipe, data: Dataset) -> ModelConfig:
 
 
 def _fit_standardization(model: BitNet, sequences: Sequences) -> FloatArray:
-    mean = sequences.values.mean(axis=0, dtype=np.float64)
-    std = sequences.values.std(axis=0, dtype=np.float64)
+    shorter, short = shorten(sequences.values, sequences.lengths, model.config.stride)
+    inputs = with_differences(shorter, short, model.config.differences)
+    mean = inputs.mean(axis=0, dtype=np.float64)
+    std = inputs.std(axis=0, dtype=np.float64)
     # A constant feature says nothing; dividing by 1 keeps it at zero.
     std[std < 1e-8 * np.maximum(1.0, np.abs(mean))] = 1.0
     model.standardize.mean.copy_(torch.from_numpy(mean))
     model.standardize.std.copy_(torch.from_numpy(std))
-    deviation: FloatArray = std.astype(np.float32)
+    deviation: FloatArray = std[: model.config.embed_dim].astype(np.float32)
     return deviation
 
 

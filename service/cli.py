@@ -5,9 +5,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import click
 import numpy as np
@@ -195,9 +196,13 @@ def inspect_file(file: Path) -> None:
 @click.argument("file", type=file_argument)
 @click.argument("dataset", type=file_argument)
 def evaluate(file: Path, dataset: Path) -> None:
-    """Accuracy on a DATASET's test split of a linear probe on a packed FILE's embeddings."""
+    """Accuracies on a DATASET's test split of probes on a packed FILE's embeddings.
+
+    The probes are an RBF SVM, a logistic regression and the nearest neighbour, each fitted on the
+    training split's embeddings as TS2Vec's evaluation does.
+    """
     from model.data import load  # noqa: PLC0415
-    from model.probe import linear_probe  # noqa: PLC0415
+    from model.probe import probe  # noqa: PLC0415
 
     engine = Engine.load(file)
     splits = [load(dataset, "train"), load(dataset, "test")]
@@ -207,8 +212,23 @@ def evaluate(file: Path, dataset: Path) -> None:
     train_x, test_x = (
         engine.embed(split.sequences.values, split.sequences.lengths) for split in splits
     )
-    accuracy = linear_probe(train_x, labels[0], test_x, labels[1])
-    click.echo(f"linear probe accuracy on {len(test_x)} test sequences: {accuracy:.4f}")
+    accuracies = probe(train_x, labels[0], test_x, labels[1])
+    click.echo(f"accuracy on {len(test_x)} test sequences:")
+    for name, accuracy in asdict(accuracies).items():
+        click.echo(f"  {name:<10} {accuracy:.4f}")
+
+
+@main.command()
+@click.argument("dataset", type=file_argument)
+@click.option("--quantize", default="ternary", type=click.Choice(["ternary", "binary"]))
+@click.option("--without-labels", is_flag=True, help="Learn from the sequences alone.")
+def recipe(dataset: Path, quantize: Literal["ternary", "binary"], without_labels: bool) -> None:
+    """Prints a training recipe for a DATASET, made by a rule, to train with or to change."""
+    from model.recipe import to_toml  # noqa: PLC0415
+    from model.rule import recipe_for  # noqa: PLC0415
+
+    made = recipe_for(dataset.resolve(), quantize=quantize, use_labels=not without_labels)
+    click.echo(to_toml(made), nl=False)
 
 
 @main.command()

@@ -23,6 +23,7 @@ _CHOICES = {
     "num_key_value_heads": [None, 2],
     "bias": [True, False],
     "pooling": ["last", "mean"],
+    "differences": [0, 2],
 }
 SETTINGS = [dict(zip(_CHOICES, picks, strict=True)) for picks in product(*_CHOICES.values())]
 DATA = Path(__file__).parent.parent / "data"
@@ -43,8 +44,8 @@ def random_bitnet(seed: int = 0, **options) -> BitNet:
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        model.standardize.mean.copy_(torch.randn(model.config.embed_dim))
-        model.standardize.std.copy_(torch.rand(model.config.embed_dim) + 0.5)
+        model.standardize.mean.copy_(torch.randn(model.config.input_size))
+        model.standardize.std.copy_(torch.rand(model.config.input_size) + 0.5)
     return model
 
 

@@ -88,20 +88,37 @@ class Pass {
   float* x(size_t row) const { return shared_.x.data() + row * hidden_; }
 
   void read(Range rows) const {
-    const size_t width = row_stride(s_.embed_dim);
+    const size_t features = s_.input_size(), width = row_stride(features);
     const Range mine = share(rows.size());
     for (size_t r = mine.begin; r < mine.end; ++r) {
       const size_t row = rows.begin + r;
       const Sequence& sequence = sequence_of(row);
-      const float* values = sequence.values + (row - sequence.first_row) * s_.embed_dim;
+      const size_t timestep = row - sequence.first_row;
+      const float* values = sequence.values + timestep * s_.embed_dim;
       float* out =
           model_.has_input_projection ? block_.standardized.data() + r * width : x(row);
-      k_.standardize(values, model_.mean.data(), model_.std.data(), s_.embed_dim, out);
+      if (s_.differences) values = with_differences(values, timestep, out);
+      k_.standardize(values, model_.mean.data(), model_.std.data(), features, out);
     }
     meet_by_columns();
     if (model_.has_input_projection)
-      linear(model_.input_projection, {block_.standardized.data(), width, s_.embed_dim, rows.size()},
-             x(rows.begin), hidden_, Epilogue::store);
+      linear(model_.input_projection,
+             {block_.standardized.data(), width, features, rows.size()}, x(rows.begin), hidden_,
+             Epilogue::store);
+  }
+
+  // A timestep's features followed by their differences over time, 0 where a sequence starts.
+  const float* with_differences(const float* values, size_t timestep, float* out) const {
+    const size_t n = s_.embed_dim;
+    for (size_t i = 0; i < n; ++i) {
+      const float* now = values + i;
+      const float first = timestep ? now[0] - *(now - n) : 0.0f;
+      const float before = timestep > 1 ? *(now - n) - *(now - 2 * n) : 0.0f;
+      out[i] = now[0];
+      out[n + i] = first;
+      if (s_.differences == 2) out[2 * n + i] = timestep ? first - before : 0.0f;
+    }
+    return out;
   }
 
   const Sequence& sequence_of(size_t row) const {

@@ -15,6 +15,7 @@ void check(const Settings& s) {
   for (size_t n : {s.embed_dim, s.hidden_size, s.num_heads, s.key_value_heads, s.num_layers,
                    s.inner_size, s.max_timesteps})
     if (!sensible(n)) throw std::invalid_argument("a setting is zero or too large");
+  if (s.differences > kMostDifferences) throw std::invalid_argument("too many differences");
   if (s.hidden_size % s.num_heads || s.num_heads % s.key_value_heads)
     throw std::invalid_argument("the numbers of heads do not divide");
   if (s.rope && s.head_dim() % 2) throw std::invalid_argument("rope needs an even head size");
@@ -138,12 +139,12 @@ void for_each_packed(const Model& model, Function function) {
 Model::Model(const Settings& settings, const Arrays& arrays) : settings(settings) {
   check(settings);
   const Source source(settings, arrays);
-  mean = source.row("standardize.mean", settings.embed_dim);
-  std = source.row("standardize.std", settings.embed_dim);
-  has_input_projection = settings.embed_dim != settings.hidden_size;
+  mean = source.row("standardize.mean", settings.input_size());
+  std = source.row("standardize.std", settings.input_size());
+  has_input_projection = settings.input_size() != settings.hidden_size;
   if (has_input_projection)
     input_projection =
-        source.dense("input_projection", settings.hidden_size, settings.embed_dim);
+        source.dense("input_projection", settings.hidden_size, settings.input_size());
   for (size_t i = 0; i < settings.num_layers; ++i)
     blocks.push_back(load_block(source, settings, "blocks." + std::to_string(i)));
   final_norm = source.norm("final_norm");

@@ -12,12 +12,16 @@
 
 namespace tritserve {
 
+constexpr size_t kMostDifferences = 2;
+
 // As model/config.py names them, with every default filled in.
 struct Settings {
   size_t embed_dim, hidden_size, num_heads, key_value_heads, num_layers, inner_size, max_timesteps;
+  size_t differences;
   bool binary, int8_activations, sub_norm, layernorm, swiglu, rope, bias, mean_pooling;
   double rope_theta;
 
+  size_t input_size() const { return (1 + differences) * embed_dim; }
   size_t head_dim() const { return hidden_size / num_heads; }
   size_t query_size() const { return num_heads * head_dim(); }
   size_t key_value_size() const { return 2 * key_value_heads * head_dim(); }

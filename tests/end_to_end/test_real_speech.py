@@ -13,6 +13,7 @@ from model.data import load
 from model.packed import read
 from model.pretrained import DEFAULT_MODEL
 from model.probe import linear_probe
+from model.recipe import read_recipe
 from service.cli import main
 from service.client import Client
 from tests.builders import DATA, cosines
@@ -132,6 +133,24 @@ def run(arguments):
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def test_evaluate_tells_the_accuracy_of_each_probe():
+    lines = run(["evaluate", DEFAULT_MODEL, VOWELS]).splitlines()
+    accuracies = {name: float(value) for name, value in map(str.split, lines[1:])}
+    assert lines[0] == "accuracy on 370 test sequences:"
+    assert set(accuracies) == {"svm", "linear", "neighbour"}
+    assert accuracies["linear"] == 0.9865
+    assert min(accuracies.values()) > 0.97
+
+
+def test_a_recipe_by_rule_is_printed_for_a_data_set(tmp_path):
+    printed = run(["recipe", VOWELS, "--quantize", "binary", "--without-labels"])
+    (tmp_path / "made.toml").write_text(printed)
+    made = read_recipe(tmp_path / "made.toml")
+    assert made.dataset == VOWELS.resolve()
+    assert made.model["quantize"] == "binary"
+    assert made.objective.contrast
 
 
 def test_the_commands_say_what_is_wrong_in_one_line(tmp_path):

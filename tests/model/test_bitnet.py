@@ -12,7 +12,7 @@ SETTINGS = [
     {},
     {"quantize": "binary"},
     {"quantize": "none"},
-    {"pooling": "mean"},
+    {"pooling": "mean", "differences": 2},
     {"sub_norm": True, "activations": "float32"},
     {
         "norm": "rmsnorm",

@@ -74,3 +74,12 @@ def test_holding_out_keeps_every_class_and_loses_nothing():
     both = {part.tobytes() for part in train.sequences.split() + held.sequences.split()}
     assert both == {part.tobytes() for part in data.sequences.split()}
     assert hold_out(data, 0.0, np.random.default_rng(0)) == (data, None)
+
+
+def test_values_in_column_order_are_read_into_row_order(tmp_path):
+    values = np.asfortranarray(np.arange(12, dtype=np.float64).reshape(6, 2))
+    np.savez(tmp_path / "x.npz", train_values=values, train_lengths=[2, 4])
+    read = load(tmp_path / "x.npz", "train").sequences
+    assert read.values.flags.c_contiguous
+    assert all(sequence.flags.c_contiguous for sequence in read.split())
+    np.testing.assert_array_equal(read.values, values)

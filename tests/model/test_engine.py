@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 from model.engine import Engine
 from model.export import ExportError
 from model.reference import Reference
-from model.sequences import SequenceError, Sequences
+from model.sequences import SequenceError, Sequences, shorten, with_differences
 from tests.builders import SETTINGS, cosines, random_batch, random_packed, torch_embed
 
 
-@pytest.mark.parametrize("options", SETTINGS[::37], ids=lambda o: "-".join(map(str, o.values())))
+@pytest.mark.parametrize("options", SETTINGS[::75], ids=lambda o: "-".join(map(str, o.values())))
 def test_it_computes_what_torch_computes(options, tmp_path):
     model, _ = random_packed(tmp_path / "m", hidden_size=32, **options)
     batch = random_batch([3, 1, 60, 17, 9], 5)
@@ -93,6 +93,47 @@ def test_values_too_large_to_compute_with_are_an_error_not_a_silent_zero(engine,
     batch.values[4, 3] = value
     with pytest.raises(SequenceError, match=r"timestep 1, feature 3 is .* deviations"):
         engine.embed(batch.values, batch.lengths)
+
+
+def test_a_difference_too_large_to_compute_with_is_an_error(tmp_path):
+    engine = Engine(random_packed(tmp_path / "m", differences=2)[1])
+    batch = random_batch([3, 4], 5)
+    batch.values[4:6, 3] = 3e38, -3e38
+    with pytest.raises(SequenceError, match=r"timestep 1, feature 3 is .* deviations"):
+        engine.embed(batch.values, batch.lengths)
+    batch.values[4:6, 3] = 1e10, -1e10
+    expected = Reference(engine.model).embed(batch.values, batch.lengths)
+    assert cosines(engine.embed(batch.values, batch.lengths), expected).min() > 0.999
+
+
+def test_a_stride_averages_what_belongs_together():
+    values = np.array([[1], [3], [8], [2], [7], [20], [30], [40]], dtype=np.float32)
+    shorter, lengths = shorten(values, np.array([3, 1, 4]), 2)
+    assert shorter.ravel().tolist() == [2, 8, 2, 13.5, 35]
+    assert lengths.tolist() == [2, 1, 2]
+    alone, _ = shorten(values[:3], np.array([3]), 2)
+    assert alone.tobytes() == shorter[:2].tobytes()
+
+
+@pytest.mark.parametrize("stride", [3, 9])
+def test_a_model_with_a_stride_computes_what_torch_computes(stride, tmp_path):
+    model, packed = random_packed(tmp_path / "m", stride=stride, differences=2)
+    engine = Engine(packed)
+    batch = random_batch([7, 1, 9, 60], 5)
+    got = engine.embed(batch.values, batch.lengths)
+    assert cosines(got, torch_embed(model, batch)).min() > 0.999
+    assert cosines(got, Reference(packed).embed(batch.values, batch.lengths)).min() > 0.9999
+    alone = engine.embed(batch.values[8:17], np.array([9]))
+    assert alone.tobytes() == got[2:3].tobytes()
+    batch.values[16, 4] = 1e30
+    with pytest.raises(SequenceError, match=r"sequence 2, timestep [0-8], feature 4 is"):
+        engine.embed(batch.values, batch.lengths)
+
+
+def test_differences_start_anew_with_each_sequence():
+    values = np.array([[1], [4], [9], [2], [7]], dtype=np.float32)
+    got = with_differences(values, np.array([3, 2]), 2)
+    assert got.tolist() == [[1, 0, 0], [4, 3, 3], [9, 5, 2], [2, 0, 0], [7, 5, 5]]
 
 
 def test_large_values_are_computed(engine):

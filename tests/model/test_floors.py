@@ -34,6 +34,7 @@ FLOORS = {
     "model.engine": 5,
     "model.export": 5,
     "model.train": 5,
+    "model.rule": 3,
     "service": 6,
     "service.errors": 7,
     "service.settings": 7,

@@ -66,8 +66,9 @@ def test_sums_do_not_overflow(isa, quantize, rows, weight, activation):
     assert (product(q, weights, quantize, isa) == 16_384 * weight * activation).all()
 
 
-WIDTHS = [(5, 16, None), (16, 16, 37), (40, 24, None), (33, 64, 50)]
-CASES = list(zip(SETTINGS[::17], itertools.cycle(WIDTHS), strict=False))
+# The fourth needs no input projection where it has two differences.
+WIDTHS = [(5, 16, None), (16, 16, 37), (40, 24, None), (8, 24, 50)]
+CASES = list(zip(SETTINGS[::35], itertools.cycle(WIDTHS), strict=False))
 
 
 @pytest.mark.parametrize(("options", "widths"), CASES, ids=str)

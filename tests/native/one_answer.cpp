@@ -71,6 +71,7 @@ Settings random_settings(Random& random) {
   s.num_heads = s.key_value_heads * (1 + random.below(2));
   s.hidden_size = s.num_heads * 2 * (1 + random.below(12));
   s.embed_dim = random.below(3) ? 1 + random.below(40) : s.hidden_size;
+  s.differences = random.below(3);
   s.num_layers = 1 + random.below(2);
   s.inner_size = 1 + random.below(150);
   s.max_timesteps = 600;
@@ -88,10 +89,11 @@ Settings random_settings(Random& random) {
 
 Source random_source(Random& random, const Settings& s) {
   Source source;
-  add_floats(source, random, "standardize.mean", s.embed_dim, 0.0f, 1.0f);
-  add_floats(source, random, "standardize.std", s.embed_dim, 5.0f, 1.0f);
-  if (s.embed_dim != s.hidden_size) {
-    add_floats(source, random, "input_projection.weight", s.embed_dim * s.hidden_size, 0.0f, 0.2f);
+  add_floats(source, random, "standardize.mean", s.input_size(), 0.0f, 1.0f);
+  add_floats(source, random, "standardize.std", s.input_size(), 5.0f, 1.0f);
+  if (s.input_size() != s.hidden_size) {
+    add_floats(source, random, "input_projection.weight", s.input_size() * s.hidden_size, 0.0f,
+               0.2f);
     add_floats(source, random, "input_projection.bias", s.hidden_size, 0.0f, 0.1f);
   }
   for (size_t i = 0; i < s.num_layers; ++i) {

@@ -1,0 +1,106 @@
+"""Runs what is missing of the table, then makes the page; `benchmarks/quality/__init__.py`."""
+
+import json
+import time
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+
+import click
+import torch
+
+from benchmarks.quality.page import write_page
+from benchmarks.quality.pictures import draw
+from benchmarks.quality.published import SETS
+from benchmarks.quality.results import Result, Results
+from benchmarks.quality.rows import ROWS, Case, Row
+from model.data import load
+from model.probe import probe
+
+
+def run(row: Row, case: Case) -> Result:
+    """Trains, embeds and scores; the test split is looked at here only."""
+    start = time.perf_counter()
+    if row.accuracy:
+        svm, linear, neighbour = row.accuracy(case), None, None
+    else:
+        assert row.features
+        assert case.train.labels is not None
+        assert case.test.labels is not None
+        train_x, test_x = row.features(case)
+        found = probe(train_x, case.train.labels, test_x, case.test.labels)
+        svm, linear, neighbour = found.svm, found.linear, found.neighbour
+    seconds = round(time.perf_counter() - start, 1)
+    return Result(
+        case.train.name, row.key, case.seed, row.fingerprint(case), svm, linear, neighbour, seconds
+    )
+
+
+def numbers(_: click.Context, __: click.Parameter, value: str) -> list[int]:
+    """`0,1,2` as a list."""
+    return [int(part) for part in value.split(",")]
+
+
+def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+    """`a,b` as a list."""
+    return value.split(",") if value else None
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="Folder of the sets.")
+@click.option(
+    "--out",
+    default=Path("docs/quality"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the results and pictures; the page is the .md beside it.",
+)
+@click.option(
+    "--models",
+    default=Path("runs/quality"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of checkpoints and packed files.",
+)
+@click.option("--sets", callback=names, help="Some of the sets, separated by commas.")
+@click.option("--rows", callback=names, help="Some of the rows, by their keys.")
+@click.option("--seeds", default="0,1,2,3,4", callback=numbers)
+@click.option("--page", is_flag=True, help="Only make the page and the pictures.")
+def main(
+    data: Path | None,
+    out: Path,
+    models: Path,
+    sets: list[str] | None,
+    rows: list[str] | None,
+    seeds: list[int],
+    page: bool,
+) -> None:
+    """Runs what is missing, seed by seed, set by set, and makes the page."""
+    torch.set_num_threads(1)
+    results = Results(out / "results.jsonl")
+    by_key = {row.key: row for row in ROWS}
+    if not page:
+        if data is None:
+            raise click.UsageError("--data is needed, or --page")
+        chosen = [by_key[key] for key in rows] if rows else ROWS
+        for seed, name, row in product(seeds, sets or SETS, chosen):
+            case = _case(data / f"{name}.npz", seed, models)
+            done = {(r.dataset, r.row, r.seed): r.recipe for r in results.read()}
+            if (not row.chance and seed) or done.get((name, row.key, seed)) == row.fingerprint(
+                case
+            ):
+                continue
+            result = run(row, case)
+            results.append(result)
+            click.echo(json.dumps(asdict(result)))
+    found = results.read()
+    write_page(out.with_suffix(".md"), found)
+    draw(out, found, data, models)
+
+
+def _case(path: Path, seed: int, models: Path) -> Case:
+    return Case(path, load(path, "train"), load(path, "test"), seed, models)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""One recipe for every data set, by a rule from its size and its lengths.
+
+Nothing here was tuned to a single set: the constants were chosen together for several sets of the
+UEA archive, on held-out parts of their training splits (`docs/quality.md`).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from model.config import Quantize
+from model.data import load
+from model.recipe import Augmentation, Objective, Recipe, RecipeError, Schedule
+
+# Longer sequences are averaged in time to about so many timesteps.
+TIMESTEPS = 64
+# A step costs about the same whatever the length of the sequences.
+TIMESTEPS_PER_BATCH = 1_536
+SMALLEST_BATCH, LARGEST_BATCH = 8, 64
+MIN_STEPS, MIN_EPOCHS = 800, 10
+# Of 1e-3 and 3e-3 the better for float weights, of 3e-3 and 6e-3 for ternary and for binary ones.
+LEARNING_RATE = 3e-3
+
+
+def recipe_for(
+    dataset: Path, *, quantize: Quantize = "ternary", use_labels: bool = True, seed: int = 0
+) -> Recipe:
+    """The recipe that the rule gives for a data set's training split.
+
+    Args:
+        dataset: an `.npz` as `data/README.md` tells.
+        quantize: weights of the BitLinear layers.
+        use_labels: whether to learn from the labels, or from the sequences alone.
+        seed: of training.
+
+    Raises:
+        OSError: the data set cannot be read.
+        DataError: it is not of the form in `data/README.md`.
+        RecipeError: labels are to be used and there are none.
+    """
+    data = load(dataset, "train")
+    if use_labels and data.labels is None:
+        raise RecipeError(f"{dataset} has no labels to learn from")
+    lengths = data.sequences.lengths
+    stride = max(1, round(float(lengths.mean()) / TIMESTEPS))
+    nearest = 2 ** round(np.log2(TIMESTEPS_PER_BATCH * stride / lengths.mean()))
+    batch = int(np.clip(nearest, SMALLEST_BATCH, LARGEST_BATCH))
+    epochs_steps = -(-MIN_EPOCHS * len(lengths) // batch)
+    return Recipe(
+        name=data.name,
+        dataset=dataset,
+        seed=seed,
+        model={
+            "hidden_size": 64,
+            "num_layers": 2,
+            "dropout": 0.0,
+            # Room for sequences longer than those seen.
+            "window_size": 2 * int(lengths.max()),
+            "quantize": quantize,
+            "sub_norm": True,
+            "positions": "rope",
+            "pooling": "mean",
+            "stride": stride,
+            "differences": 2,
+        },
+        objective=_LABELLED if use_labels else _UNLABELLED,
+        schedule=Schedule(
+            steps=max(MIN_STEPS, epochs_steps),
+            batch_size=batch,
+            learning_rate=LEARNING_RATE,
+        ),
+        augmentation=_AUGMENTATION if use_labels else _VIEWS,
+    )
+
+
+_LABELLED = Objective(classification=1.0, label_smoothing=0.1, next_timestep=0.0)
+_UNLABELLED = Objective(classification=0.0, next_timestep=0.0, contrast=1.0, temperature=0.2)
+_AUGMENTATION = Augmentation(jitter=0.05, scale=0.1, offset=0.1, warp=0.1)
+# Views must differ enough that telling them apart takes more than their values.
+_VIEWS = Augmentation(jitter=0.1, scale=0.2, offset=0.2, warp=0.2, crop=0.3)

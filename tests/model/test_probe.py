@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from model.probe import SVM_GRID, fit_svm, probe
+
+
+def rings(count, seed):
+    """Two classes that no line separates: a disc and the ring around it."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    radius = 1.0 + 2.0 * labels + 0.2 * rng.standard_normal(count)
+    angle = rng.uniform(0, 2 * np.pi, count)
+    points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return points.astype(np.float32), labels
+
+
+def test_each_probe_reads_what_it_can():
+    accuracies = probe(*rings(200, 0), *rings(100, 1))
+    assert accuracies.svm > 0.97
+    assert accuracies.neighbour > 0.97
+    assert accuracies.linear < 0.75
+
+
+def test_the_svm_searches_its_grid_only_where_there_is_enough_to_search_on():
+    assert np.isinf(fit_svm(*rings(48, 0)).C)
+    x, _ = rings(60, 0)
+    assert np.isinf(fit_svm(x, np.arange(60) % 15).C)  # 4 a class
+    noise = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
+    searched = fit_svm(x, rings(60, 0)[1]).C
+    assert searched in SVM_GRID
+    assert np.isfinite(fit_svm(noise, np.arange(50) % 2).C)
+
+
+def test_the_svm_takes_at_most_so_many_rows(monkeypatch):
+    monkeypatch.setattr("model.probe.MAX_SVM_ROWS", 60)
+    x, labels = rings(80, 0)
+    assert fit_svm(x, labels).shape_fit_[0] == 60
+
+
+def test_one_class_is_an_error():
+    x, labels = rings(60, 0)
+    with pytest.raises(ValueError, match="class"):
+        probe(x, np.zeros_like(labels), x, labels)
