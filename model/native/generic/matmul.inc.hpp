@@ -63,7 +63,11 @@ void single_row(const int8_t* x, const uint8_t* packed, size_t steps, int32_t* s
     for (size_t step = begin; step < end; step += per_byte, packed += kPanelBytes) {
       Codes rest[panels];
 #pragma GCC unroll 4
-      for (size_t p = 0; p < panels; ++p) rest[p] = load_codes(packed + p * panel_bytes);
+      for (size_t p = 0; p < panels; ++p) {
+        rest[p] = load_codes(packed + p * panel_bytes);
+        if constexpr (kPrefetchBytes > 0)
+          __builtin_prefetch(packed + p * panel_bytes + kPrefetchBytes);
+      }
 #pragma GCC unroll 8
       for (size_t i = 0; i < per_byte; ++i) {
         const size_t place = i % kInPlace;
