@@ -17,7 +17,8 @@ from model.sequences import (
     SequenceError,
     check_finite,
     check_lengths,
-    check_shape,
+    check_longest,
+    check_width,
     refuse_values,
     shorten,
     with_differences,
@@ -105,7 +106,8 @@ class Engine:
         if values.dtype != np.float32:
             raise SequenceError(f"values are {values.dtype}; they must be float32")
         checked = check_lengths(lengths, len(values) if values.ndim else 0)
-        check_shape(values, checked, config.embed_dim, config.max_timesteps)
+        check_width(values, config.embed_dim)
+        check_longest(checked, config.max_timesteps)
         self._check_values(values, checked)
         shorter, short = shorten(values, checked, config.stride)
         embeddings = np.empty((len(checked), config.hidden_size), dtype=np.float32)

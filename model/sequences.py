@@ -128,6 +128,8 @@ def with_differences(values: FloatArray, lengths: LengthArray, order: int) -> Fl
     Returns:
         `[timesteps, (1 + order) * embed_dim]` float32.
     """
+    if order == 0:
+        return values
     starts = np.cumsum(lengths) - lengths
     parts = [values]
     for _ in range(order):
@@ -163,22 +165,16 @@ def check_lengths(lengths: npt.NDArray[Any], timesteps: int) -> LengthArray:
     return lengths.astype(np.int64)
 
 
-def check_shape(
-    values: FloatArray, lengths: LengthArray, embed_dim: int, max_timesteps: int
-) -> None:
-    """Checks a batch against what a model takes, but for its values.
-
-    Args:
-        values: `[timesteps, embed_dim]` float32.
-        lengths: `[batch]` int64, as `check_lengths` returns them.
-
-    Raises:
-        SequenceError: wrong number of features, or a sequence longer than `max_timesteps`.
-    """
+def check_width(values: FloatArray, embed_dim: int) -> None:
+    """Raises SequenceError unless `values` are `[timesteps, embed_dim]`."""
     if values.ndim != 2 or values.shape[1] != embed_dim:
         raise SequenceError(
             f"values have shape {list(values.shape)}; this model takes [timesteps, {embed_dim}]"
         )
+
+
+def check_longest(lengths: LengthArray, max_timesteps: int) -> None:
+    """Raises SequenceError if a sequence is longer than `max_timesteps`."""
     too_long = np.flatnonzero(lengths > max_timesteps)
     if len(too_long):
         row = int(too_long[0])

@@ -41,7 +41,8 @@ def cut(body: bytes, piece_bytes: int) -> tuple[bytes, Iterator[bytes]] | None:
     start, end = found
     if b"\\" in body[:start] or b"\\" in body[end:]:
         return None
-    return body[:start] + body[end:], _pieces(body, start, end, piece_bytes)
+    pieces = split_list(body, _BETWEEN_SEQUENCES, piece_bytes, start, end)
+    return body[:start] + body[end:], (b"[%b]" % piece for piece in pieces)
 
 
 def find_list(text: bytes, key: re.Pattern[bytes], begin: int = 0) -> tuple[int, int] | None:
@@ -60,6 +61,24 @@ def find_list(text: bytes, key: re.Pattern[bytes], begin: int = 0) -> tuple[int,
             return start, end
         begin = start
     return None
+
+
+def split_list(
+    text: bytes, between: re.Pattern[bytes], piece_bytes: int, start: int, end: int
+) -> Iterator[bytes]:
+    """Cuts what is inside a list's brackets into pieces of whole elements.
+
+    Args:
+        text: JSON, not yet known to be valid.
+        between: matches around the comma between two elements, its group 1.
+        piece_bytes: a piece ends with the element that reaches so many bytes.
+        start: where the inside begins, as `find_list` says.
+        end: where it ends.
+    """
+    while found := between.search(text, min(start + piece_bytes, end), end):
+        yield text[start : found.start(1)]
+        start = found.end()
+    yield text[start:end]
 
 
 def check_size(text: bytes) -> bytes:
@@ -100,10 +119,3 @@ def why_not_cut(body: bytes) -> str:
         return "it holds several"
     after = body[end : end + 20].decode(errors="replace")
     return f"from byte {end} on it is something else, or no JSON: {after!r}"
-
-
-def _pieces(body: bytes, start: int, end: int, piece_bytes: int) -> Iterator[bytes]:
-    while between := _BETWEEN_SEQUENCES.search(body, min(start + piece_bytes, end), end):
-        yield b"[" + body[start : between.start(1)] + b"]"
-        start = between.end()
-    yield b"[" + body[start:end] + b"]"

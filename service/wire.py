@@ -26,7 +26,7 @@ from model.sequences import (
     Sequences,
     check_finite,
     check_lengths,
-    check_shape,
+    check_width,
 )
 from service.errors import InvalidError, UnparseableError, UnsupportedMediaTypeError
 from service.json_body import decode_json
@@ -114,8 +114,7 @@ def check_request(request: EmbedRequest, limits: Limits) -> None:
             f"at most {limits.max_request_timesteps} go"
         )
     try:
-        longest = int(sequences.lengths.max())
-        check_shape(sequences.values, sequences.lengths, limits.embed_dim, longest)
+        check_width(sequences.values, limits.embed_dim)
         check_finite(sequences.values, sequences.lengths)
     except SequenceError as error:
         raise invalid(error) from error

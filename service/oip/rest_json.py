@@ -8,7 +8,7 @@ twice, may take the place of a list for another: so every list has to be used, a
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from pydantic_core import from_json
 
 from service.errors import InvalidError, UnparseableError
-from service.json_pieces import check_rest, check_size, find_list
+from service.json_pieces import check_rest, check_size, find_list, split_list
 from service.oip.tensors import Array
 
 PIECE_BYTES = 64 * 1024
@@ -82,7 +82,7 @@ def read_numbers(
         raise _not_nested(name, shape)
     is_float = datatype.startswith("FP")
     parts: list[Array] = []
-    for piece in _pieces(text, _BETWEEN[depth], piece_bytes):
+    for piece in split_list(text, _BETWEEN[depth], piece_bytes, 0, len(text)):
         if not piece.strip() and (parts or len(piece) < len(text)):
             raise UnparseableError(f"input '{name}': data is not JSON: a comma beside nothing")
         numbers = _parse(name, piece)
@@ -99,17 +99,9 @@ def read_numbers(
     return np.concatenate(parts)
 
 
-def _pieces(text: bytes, between: re.Pattern[bytes], piece_bytes: int) -> Iterator[bytes]:
-    start = 0
-    while found := between.search(text, min(start + piece_bytes, len(text))):
-        yield text[start : found.start(1)]
-        start = found.end()
-    yield text[start:]
-
-
 def _parse(name: str, piece: bytes) -> list[Any]:
     try:
-        parsed: list[Any] = from_json(check_size(b"[" + piece + b"]"))
+        parsed: list[Any] = from_json(check_size(b"[%b]" % piece))
     except ValueError as error:
         raise UnparseableError(
             f"input '{name}': data is not JSON, or not nested as its shape says: {error}"
