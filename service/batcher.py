@@ -13,16 +13,14 @@ leaving. A job larger than the whole limit is admitted when nothing else is ther
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 
-from model.sequences import FloatArray, LengthArray, Sequences
+from model.sequences import FloatArray, Sequences
+from service.engine_thread import Compute, EngineThread
 from service.errors import DeadlineError, QueueFullError, UnavailableError
 from service.jobs import Job, Piece, Result, Waiting, form_batch, join
-
-Compute = Callable[[FloatArray, LengthArray], FloatArray]
 
 # Until something was measured; only the first Retry-After depends on it.
 INITIAL_RATE = 50_000.0
@@ -51,12 +49,23 @@ class BatchReport:
     seconds: float
 
 
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """The call that the engine is in."""
+
+    pieces: list[Piece]
+    timesteps: int
+    sequences: int
+    started: float
+    watchdog: asyncio.TimerHandle
+
+
 class Batcher:
     """Gathers jobs into batches for one engine, which runs in a thread of its own.
 
     Args:
         compute: takes `values [timesteps, embed_dim]` and `lengths [batch]`, returns
-            `[batch, hidden_size]`; called in one thread, one call at a time.
+            `[batch, hidden_size]`; called in a thread, one call at a time.
         refused: exceptions by which `compute` refuses a batch for what is in it; they reach only
             the job that caused them. Any other exception is a failure of the engine.
         queue_timesteps: limit of admission.
@@ -83,11 +92,14 @@ class Batcher:
         self._stuck_seconds = stuck_seconds
         self._on_batch = on_batch
         self._jobs = Waiting()
-        self._wake = asyncio.Event()
+        # Pieces of a call that failed, to be computed one by one.
+        self._alone: deque[Piece] = deque()
+        self._call: _Call | None = None
+        self._scheduled = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._worker: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._thread: EngineThread
         # Timesteps and seconds of the calls so far, earlier ones weighing less.
         self._measured = (INITIAL_RATE, 1.0)
         self._stuck = False
@@ -98,7 +110,8 @@ class Batcher:
 
     def start(self) -> None:
         """Starts computing; call it inside the event loop."""
-        self._worker = asyncio.create_task(self._run(), name="batcher")
+        self._loop = asyncio.get_running_loop()
+        self._thread = EngineThread(self._compute, self._loop)
 
     @property
     def admitted_requests(self) -> int:
@@ -146,14 +159,17 @@ class Batcher:
             sequences=sequences,
             offsets=sequences.offsets,
             deadline=deadline,
-            future=asyncio.get_running_loop().create_future(),
+            future=self._loop.create_future(),
             submitted=time.monotonic(),
         )
         self._admitted.add(job)
         self._admitted_timesteps += job.timesteps
         self._idle.clear()
         self._jobs[job] = None
-        self._wake.set()
+        if not self._call and not self._scheduled:
+            # Not at once: what came together goes into one batch.
+            self._scheduled = True
+            self._loop.call_soon(self._start_next)
         try:
             if deadline is None:
                 return await job.future
@@ -183,12 +199,8 @@ class Batcher:
         except TimeoutError:
             finished = False
             self._fail_all()
-        if self._worker:
-            self._worker.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._worker
         # A call whose callers have all left may still be running: the loop does not wait for it.
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.stop()
         return finished
 
     def _check_room(self, timesteps: int) -> None:
@@ -202,71 +214,80 @@ class Batcher:
                 retry_after=max(1, math.ceil(excess * measured_seconds / measured_timesteps)),
             )
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                pieces = form_batch(self._jobs, self._batch_timesteps, time.monotonic())
-                if pieces:
-                    await self._compute_batch(pieces)
-                else:
-                    self._wake.clear()
-                    await self._wake.wait()
-            except Exception as error:
-                self._failure = f"{type(error).__name__}: {error}"
-                self._fail_all()
-
-    async def _compute_batch(self, pieces: list[Piece]) -> None:
+    def _start_next(self) -> None:
+        self._scheduled = False
+        now = time.monotonic()
         try:
-            rows = await self._call(pieces)
+            pieces = self._next_pieces(now)
+            if pieces:
+                values = join([piece.values for piece in pieces])
+                lengths = join([piece.lengths for piece in pieces])
+                watchdog = self._loop.call_later(self._stuck_seconds, self._declare_stuck)
+                self._call = _Call(pieces, len(values), len(lengths), now, watchdog)
+                self._thread.call(values, lengths, self._finish_call)
         except Exception as error:
+            self._fail(error)
+
+    def _next_pieces(self, now: float) -> list[Piece]:
+        while self._alone:
+            piece = self._alone.popleft()
+            if not piece.job.future.done():
+                return [piece]
+        return form_batch(self._jobs, self._batch_timesteps, now)
+
+    def _finish_call(self, result: FloatArray | Exception) -> None:
+        call, self._call = self._call, None
+        assert call
+        call.watchdog.cancel()
+        self._stuck = False
+        seconds = time.monotonic() - call.started
+        for job in {piece.job for piece in call.pieces}:
+            job.compute_seconds += seconds
+        try:
+            self._settle(call, result, seconds)
+        except Exception as error:
+            self._fail(error)
+        self._start_next()
+
+    def _settle(self, call: _Call, result: FloatArray | Exception, seconds: float) -> None:
+        if not isinstance(result, Exception):
+            if len(result) != call.sequences:
+                raise RuntimeError(f"{len(result)} rows came back for {call.sequences} sequences")
+            self._measure(BatchReport(call.sequences, call.timesteps, seconds))
+            self._deliver(call.pieces, result)
+        elif len(call.pieces) > 1:
             # One of several may be at fault: alone, each gets its own answer.
-            if len(pieces) > 1:
-                for piece in pieces:
-                    if not piece.job.future.done():
-                        await self._compute_batch([piece])
-            elif isinstance(error, self._refused):
-                _refuse(pieces[0], error)
-            else:
-                raise
-            return
+            self._alone.extend(call.pieces)
+        elif isinstance(result, self._refused):
+            _refuse(call.pieces[0], result)
+        else:
+            raise result
+
+    def _measure(self, report: BatchReport) -> None:
+        self._measured = (
+            RATE_MEMORY * self._measured[0] + report.timesteps,
+            RATE_MEMORY * self._measured[1] + report.seconds,
+        )
+        self._on_batch(report)
+
+    def _deliver(self, pieces: list[Piece], rows: FloatArray) -> None:
         start = 0
         for piece in pieces:
             stop = start + piece.stop - piece.start
-            self._deliver(piece.job, rows[start:stop])
+            job = piece.job
+            job.rows.append(rows[start:stop])
             start = stop
-
-    async def _call(self, pieces: list[Piece]) -> FloatArray:
-        values = join([piece.values for piece in pieces])
-        lengths = join([piece.lengths for piece in pieces])
-        loop = asyncio.get_running_loop()
-        watchdog = loop.call_later(self._stuck_seconds, self._declare_stuck)
-        start = time.monotonic()
-        try:
-            rows = await loop.run_in_executor(self._thread, self._compute, values, lengths)
-        finally:
-            watchdog.cancel()
-            self._stuck = False
-            seconds = time.monotonic() - start
-            for job in {piece.job for piece in pieces}:
-                job.compute_seconds += seconds
-        if len(rows) != len(lengths):
-            raise RuntimeError(f"{len(rows)} rows came back for {len(lengths)} sequences")
-        self._measured = (
-            RATE_MEMORY * self._measured[0] + len(values),
-            RATE_MEMORY * self._measured[1] + seconds,
-        )
-        self._on_batch(BatchReport(len(lengths), len(values), seconds))
-        return rows
-
-    def _deliver(self, job: Job, part: FloatArray) -> None:
-        job.rows.append(part)
-        if job.future.done() or sum(map(len, job.rows)) < len(job.sequences):
-            return
-        queued = (job.started or job.submitted) - job.submitted
-        job.future.set_result(Result(join(job.rows), queued, job.compute_seconds))
+            if job.future.done() or sum(map(len, job.rows)) < len(job.sequences):
+                continue
+            queued = (job.started or job.submitted) - job.submitted
+            job.future.set_result(Result(join(job.rows), queued, job.compute_seconds))
 
     def _declare_stuck(self) -> None:
         self._stuck = True
+        self._fail_all()
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = f"{type(error).__name__}: {error}"
         self._fail_all()
 
     def _fail_all(self) -> None:

@@ -45,6 +45,7 @@ FLOORS = {
     "service.options": 8,
     "service.body": 8,
     "service.jobs": 8,
+    "service.engine_thread": 7,
     "service.json_pieces": 8,
     "service.batcher": 9,
     "service.json_body": 9,

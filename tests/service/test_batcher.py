@@ -93,9 +93,13 @@ def test_a_large_job_is_split_and_does_not_starve_small_ones():
             done.append(name)
             np.testing.assert_allclose(result.rows, expected(job), rtol=1e-4, atol=1e-5)
 
+        engine.open.clear()
         task = asyncio.create_task(run("large", large))
         await engine.until_called()
-        await asyncio.gather(*(run(i, random_batch([4], 2, i)) for i in range(20)))
+        small = [asyncio.create_task(run(i, random_batch([4], 2, i))) for i in range(20)]
+        await asyncio.sleep(0)
+        engine.open.set()
+        await asyncio.gather(*small)
         assert "large" not in done
         assert len(engine.batches) < 10
         await task

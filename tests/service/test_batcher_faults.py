@@ -136,3 +136,34 @@ def test_a_stuck_engine_does_not_keep_what_callers_have_left_behind():
         await queue.drain(1)
 
     asyncio.run(main())
+
+
+def test_rows_that_do_not_fit_fail_the_engine():
+    async def main():
+        queue = batcher(lambda values, lengths: first_timesteps(values, lengths)[1:])
+        with pytest.raises(UnavailableError, match="1 rows came back for 2"):
+            await queue.submit(random_batch([1, 2], 2))
+        assert "1 rows" in queue.unavailable
+        assert await queue.drain(1)
+
+    asyncio.run(main())
+
+
+def test_a_report_that_fails_leaves_nobody_waiting():
+    def report(_):
+        raise RuntimeError("no counter")
+
+    async def main():
+        queue = Batcher(
+            first_timesteps,
+            refused=(ValueError,),
+            queue_timesteps=100,
+            batch_timesteps=64,
+            on_batch=report,
+        )
+        queue.start()
+        with pytest.raises(UnavailableError, match="no counter"):
+            await queue.submit(random_batch([1, 2], 2))
+        assert await queue.drain(1)
+
+    asyncio.run(main())
