@@ -222,8 +222,13 @@ class BitNet(nn.Module):
         if self.config.pooling == "last":
             return encoded[lengths.cumsum(0) - 1]
         rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        weights = lengths
+        if self.config.pooling == "weighted_mean":
+            weights = lengths * (lengths + 1) // 2
+            timestep = torch.arange(len(encoded)) - (lengths.cumsum(0) - lengths)[rows]
+            encoded = encoded * (timestep + 1)[:, None]
         sums = encoded.new_zeros(len(lengths), encoded.shape[1]).index_add(0, rows, encoded)
-        return sums / lengths[:, None]
+        return sums / weights[:, None]
 
     def forward(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embeds a batch.

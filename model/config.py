@@ -55,8 +55,9 @@ class ModelConfig(BaseModel):
     """Grouped key/value heads; as many as `num_heads` when not given."""
     bias: bool = True
     """Whether the BitLinear layers have a bias."""
-    pooling: Literal["last", "mean"] = "last"
-    """How timesteps become one embedding."""
+    pooling: Literal["last", "mean", "weighted_mean"] = "last"
+    """How timesteps become one embedding; `weighted_mean` weights them 1, 2, 3, ..., as later ones
+    have seen more (SGPT, Muennighoff 2022, arXiv 2202.08904, eq. 2)."""
     stride: int = Field(default=1, ge=1, le=1_024)
     """Timesteps averaged into one before anything else; the last ones may be fewer."""
     differences: int = Field(default=0, ge=0, le=2)

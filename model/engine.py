@@ -187,7 +187,7 @@ def _settings(model: PackedModel) -> dict[str, Any]:
         "swiglu": config.ffn == "swiglu",
         "rope": config.positions == "rope",
         "bias": config.bias,
-        "mean_pooling": config.pooling == "mean",
+        "pooling": config.pooling,
         "rope_theta": config.rope_theta,
     }
 

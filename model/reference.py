@@ -146,7 +146,13 @@ class Reference:
     def _pool(self, x: FloatArray, lengths: LengthArray) -> FloatArray:
         if self.config.pooling == "last":
             return x[np.cumsum(lengths) - 1]
-        return np.stack([part.mean(axis=0) for _, part in _parts(x, lengths)])
+        rising = self.config.pooling == "weighted_mean"
+        return np.stack(
+            [
+                np.average(part, axis=0, weights=np.arange(1, len(part) + 1) if rising else None)
+                for _, part in _parts(x, lengths)
+            ]
+        ).astype(np.float32)
 
 
 def _parts(x: FloatArray, lengths: LengthArray) -> list[tuple[int, FloatArray]]:

@@ -30,6 +30,13 @@ T get(const nb::dict& settings, const char* name) {
   return nb::cast<T>(settings[name]);
 }
 
+Pooling read_pooling(const std::string& name) {
+  if (name == "last") return Pooling::last;
+  if (name == "mean") return Pooling::mean;
+  if (name == "weighted_mean") return Pooling::weighted_mean;
+  throw std::invalid_argument("pooling is '" + name + "'; it must be last, mean or weighted_mean");
+}
+
 Settings read_settings(const nb::dict& given) {
   Settings s{};
   s.embed_dim = get<size_t>(given, "embed_dim");
@@ -47,7 +54,7 @@ Settings read_settings(const nb::dict& given) {
   s.swiglu = get<bool>(given, "swiglu");
   s.rope = get<bool>(given, "rope");
   s.bias = get<bool>(given, "bias");
-  s.mean_pooling = get<bool>(given, "mean_pooling");
+  s.pooling = read_pooling(get<std::string>(given, "pooling"));
   s.rope_theta = get<double>(given, "rope_theta");
   return s;
 }

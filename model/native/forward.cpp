@@ -41,7 +41,7 @@ class Pass {
     for_each_block(chunk_.rows, [&](Range rows) { read(rows); });
     const size_t layers = model_.blocks.size();
     for (size_t i = 0; i < layers; ++i) {
-      const bool pooled_only = i + 1 == layers && !s_.mean_pooling;
+      const bool pooled_only = i + 1 == layers && s_.pooling == Pooling::last;
       const Block& block = model_.blocks[i];
       // The next block's keys are written while slower workers still read this block's.
       parity_ = team_.barrier ? i % 2 : 0;
@@ -53,7 +53,7 @@ class Pass {
         for_each_block(chunk_.rows, [&](Range rows) { finish(block, rows); });
       }
     }
-    if (s_.mean_pooling) pool_mean();
+    if (s_.pooling != Pooling::last) pool_mean();
     meet();
   }
 
@@ -288,7 +288,7 @@ class Pass {
     for (size_t i = team_.rank; i < chunk_.count; i += team_.size) {
       const Sequence& sequence = chunk_.sequences[i];
       k_.mean(x(sequence.first_row), hidden_, sequence.length, s_.hidden_size,
-              sequence.embedding);
+              s_.pooling == Pooling::weighted_mean, sequence.embedding);
     }
   }
 

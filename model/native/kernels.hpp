@@ -124,8 +124,8 @@ struct Kernels {
   // Writes keys and values where and as `attend` reads them.
   void (*keep_key_value)(const KeyValueRows& in, float* keys, float* values);
   void (*attend)(const AttentionTile& tile);
-  // out = mean of `rows` rows
-  void (*mean)(const float* x, size_t stride, size_t rows, size_t width, float* out);
+  // out = mean of `rows` rows, weighted 1, 2, 3, .. if `rising`
+  void (*mean)(const float* x, size_t stride, size_t rows, size_t width, bool rising, float* out);
 };
 
 extern const Kernels kScalar;

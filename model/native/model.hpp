@@ -14,11 +14,14 @@ namespace tritserve {
 
 constexpr size_t kMostDifferences = 2;
 
+enum class Pooling { last, mean, weighted_mean };
+
 // As model/config.py names them, with every default filled in.
 struct Settings {
   size_t embed_dim, hidden_size, num_heads, key_value_heads, num_layers, inner_size, max_timesteps;
   size_t differences;
-  bool binary, int8_activations, sub_norm, layernorm, swiglu, rope, bias, mean_pooling;
+  bool binary, int8_activations, sub_norm, layernorm, swiglu, rope, bias;
+  Pooling pooling;
   double rope_theta;
 
   size_t input_size() const { return (1 + differences) * embed_dim; }

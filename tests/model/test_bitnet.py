@@ -13,6 +13,7 @@ SETTINGS = [
     {"quantize": "binary"},
     {"quantize": "none"},
     {"pooling": "mean", "differences": 2},
+    {"pooling": "weighted_mean"},
     {"sub_norm": True, "activations": "float32"},
     {
         "norm": "rmsnorm",
@@ -136,3 +137,20 @@ def test_bitlinear_weights_alone_learn_what_edifice_cannot(quantize):
     with torch.inference_mode():
         accuracy = (head(model(x)).argmax(1) == order).float().mean().item()
     assert accuracy > 0.95
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "weighted_mean"])
+def test_pooling(pooling):
+    model = random_bitnet(pooling=pooling)
+    batch = random_batch([3, 1, 20], 5)
+    with torch.inference_mode():
+        encoded = model.encode(torch.from_numpy(batch.values), torch.from_numpy(batch.lengths))
+    got = torch_embed(model, batch)
+    for row, part in enumerate(np.split(encoded.numpy(), [3, 4])):
+        weights = {
+            "last": [0.0] * (len(part) - 1) + [1.0],
+            "mean": [1.0] * len(part),
+            "weighted_mean": range(1, len(part) + 1),
+        }[pooling]
+        expected = np.average(part, axis=0, weights=weights)
+        np.testing.assert_allclose(got[row], expected, rtol=1e-4, atol=1e-5)

@@ -82,7 +82,7 @@ Settings random_settings(Random& random) {
   s.swiglu = random.below(2);
   s.rope = random.below(2);
   s.bias = random.below(2);
-  s.mean_pooling = random.below(2);
+  s.pooling = static_cast<Pooling>(random.below(3));
   s.rope_theta = 10000.0;
   return s;
 }

@@ -176,11 +176,15 @@ void quantize(const Rows& in, Norm norm, Affine affine, const Quantized& out, fl
   });
 }
 
-void mean(const float* x, size_t stride, size_t rows, size_t width, float* out) {
-  const Floats count = splat(static_cast<float>(rows));
+void mean(const float* x, size_t stride, size_t rows, size_t width, bool rising, float* out) {
+  const size_t weights = rising ? rows * (rows + 1) / 2 : rows;
+  const Floats divisor = splat(static_cast<float>(weights));
   for (size_t i = 0; i < width; i += kLanes) {
     Floats total = splat(0.0f);
-    for (size_t row = 0; row < rows; ++row) total = add(total, load(x + row * stride + i));
-    store_first(out + i, div(total, count), width - i);
+    for (size_t row = 0; row < rows; ++row) {
+      const Floats weight = splat(rising ? static_cast<float>(row + 1) : 1.0f);
+      total = fma(weight, load(x + row * stride + i), total);
+    }
+    store_first(out + i, div(total, divisor), width - i);
   }
 }
