@@ -59,7 +59,7 @@ def recipe_for(
             "quantize": quantize,
             "sub_norm": True,
             "positions": "rope",
-            "pooling": "mean",
+            "pooling": "weighted_mean",
             "stride": stride,
             "differences": 2,
         },
