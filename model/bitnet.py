@@ -167,20 +167,16 @@ class BitNet(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.final_norm = _norm(config)
 
-    def standardize_values(self, values: Tensor) -> Tensor:
-        """`[timesteps, embed_dim]` standardised, without differences."""
-        features = self.config.embed_dim
-        return (values - self.standardize.mean[:features]) / self.standardize.std[:features]
-
-    def shorten(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Averages each `stride` timesteps into one.
+    def read(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder sees: `stride` timesteps in one, with differences, standardised.
 
         Args:
-            values: `[timesteps, embed_dim]` float32.
+            values: `[timesteps, embed_dim]` float32, raw.
             lengths: `[batch]` int64; their sum is `timesteps`.
 
         Returns:
-            Fewer values and the shorter lengths, as `encode` takes them.
+            Inputs `[shorter, input_size]` float32, the features themselves first, and their
+            lengths `[batch]`, as `encode` takes them.
 
         Raises:
             ValueError: a sequence is longer than `config.max_timesteps`, or lengths and values
@@ -196,20 +192,19 @@ class BitNet(nn.Module):
                 f"lengths add up to {int(lengths.sum())} timesteps, values hold {len(values)}"
             )
         shorter, short = shorten(values.numpy(), lengths.numpy(), self.config.stride)
-        return torch.from_numpy(shorter), torch.from_numpy(short)
+        inputs = with_differences(shorter, short, self.config.differences)
+        return self.standardize(torch.from_numpy(inputs)), torch.from_numpy(short)
 
-    def encode(self, values: Tensor, lengths: Tensor) -> Tensor:
+    def encode(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Every timestep's output.
 
         Args:
-            values: `[timesteps, embed_dim]` float32, as `shorten` gives them.
+            x: `[timesteps, input_size]` float32, as `read` gives them.
             lengths: `[batch]` int64; their sum is `timesteps`.
 
         Returns:
             `[timesteps, hidden_size]` float32.
         """
-        inputs = with_differences(values.numpy(), lengths.numpy(), self.config.differences)
-        x = self.standardize(torch.from_numpy(inputs))
         if self.input_projection is not None:
             x = self.input_projection(x)
         for i, block in enumerate(self.blocks):
@@ -243,8 +238,8 @@ class BitNet(nn.Module):
         if lengths is None:
             batch, seq_len, _ = values.shape
             values, lengths = values.flatten(0, 1), torch.full((batch,), seq_len)
-        values, lengths = self.shorten(values, lengths)
-        return self.pool(self.encode(values, lengths), lengths)
+        inputs, lengths = self.read(values, lengths)
+        return self.pool(self.encode(inputs, lengths), lengths)
 
 
 def build(*, embed_dim: int, **options: Any) -> BitNet:

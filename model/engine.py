@@ -109,9 +109,8 @@ class Engine:
         check_width(values, config.embed_dim)
         check_longest(checked, config.max_timesteps)
         self._check_values(values, checked)
-        shorter, short = shorten(values, checked, config.stride)
         embeddings = np.empty((len(checked), config.hidden_size), dtype=np.float32)
-        self._encoder.embed(np.ascontiguousarray(shorter), short, embeddings)
+        self._encoder.embed(np.ascontiguousarray(values), checked, embeddings)
         overflown = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
         if len(overflown):
             row = int(overflown[0])
@@ -177,6 +176,7 @@ def _settings(model: PackedModel) -> dict[str, Any]:
         "num_heads": config.num_heads,
         "key_value_heads": config.key_value_heads,
         "num_layers": config.num_layers,
+        "stride": config.stride,
         "differences": config.differences,
         "inner_size": config.inner_size,
         "max_timesteps": config.max_timesteps,

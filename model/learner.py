@@ -59,25 +59,24 @@ class Learner(nn.Module):
                 other views of the first half, in the same order.
             labels: `[batch]` int64, where there are any.
         """
-        values, lengths = self.encoder.shorten(values, lengths)
-        encoded = self.encoder.encode(values, lengths)
-        embeddings = self.encoder.pool(encoded, lengths)
+        inputs, lengths = self.encoder.read(values, lengths)
+        encoded = self.encoder.encode(inputs, lengths)
         total = encoded.new_zeros(())
         if "projector" in self.heads:
-            projected = self.heads["projector"](embeddings)
+            projected = self.heads["projector"](self.encoder.pool(encoded, lengths))
             total = total + self.objective.contrast * nt_xent(projected, self.objective.temperature)
         if labels is not None and "classifier" in self.heads:
-            logits = self.heads["classifier"](embeddings)
+            logits = self.heads["classifier"](self.encoder.pool(encoded, lengths))
             smoothing = self.objective.label_smoothing
             total = total + self.objective.classification * F.cross_entropy(
                 logits, labels, label_smoothing=smoothing
             )
         if "predictor" in self.heads:
-            has_next = torch.ones(len(values), dtype=torch.bool)
+            has_next = torch.ones(len(inputs), dtype=torch.bool)
             has_next[lengths.cumsum(0) - 1] = False
             if has_next.any():
                 predicted = self.heads["predictor"](encoded[has_next])
-                target = self.encoder.standardize_values(values[1:][has_next[:-1]])
+                target = inputs[1:, : self.encoder.config.embed_dim][has_next[:-1]]
                 total = total + self.objective.next_timestep * F.mse_loss(predicted, target)
         return total
 

@@ -46,6 +46,7 @@ Settings read_settings(const nb::dict& given) {
   s.num_layers = get<size_t>(given, "num_layers");
   s.inner_size = get<size_t>(given, "inner_size");
   s.max_timesteps = get<size_t>(given, "max_timesteps");
+  s.stride = get<size_t>(given, "stride");
   s.differences = get<size_t>(given, "differences");
   s.binary = get<bool>(given, "binary");
   s.int8_activations = get<bool>(given, "int8_activations");

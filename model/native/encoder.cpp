@@ -82,7 +82,7 @@ void Encoder::arrange(const float* values, float* out) {
   const double quadratic = 4.0 * static_cast<double>(s.query_size() * s.num_layers);
   size_t offset = 0;
   for (size_t i = 0; i < batch; ++i) {
-    const auto length = static_cast<double>(lengths_[i]);
+    const auto length = static_cast<double>(s.rows(static_cast<size_t>(lengths_[i])));
     costs_[i] = length * (linear + quadratic * length);
     offsets_[i] = offset;
     offset += static_cast<size_t>(lengths_[i]);
@@ -100,9 +100,10 @@ void Encoder::arrange(const float* values, float* out) {
   sequences_.clear();
   size_t small_rows = 0;
   for (size_t i = 0; i < batch; ++i) {
-    const size_t from = order_[i], length = static_cast<size_t>(lengths_[from]);
-    sequences_.push_back({values + offsets_[from] * s.embed_dim, out + from * s.hidden_size,
-                          length, 0, 0});
+    const size_t from = order_[i], timesteps = static_cast<size_t>(lengths_[from]);
+    const size_t length = s.rows(timesteps);
+    sequences_.push_back({values + offsets_[from] * s.embed_dim, timesteps,
+                          out + from * s.hidden_size, length, 0, 0});
     if (i >= large_count) small_rows += length;
   }
   chunks_.clear();
@@ -134,8 +135,9 @@ void Encoder::add_chunk(size_t begin, size_t end) {
 
 // All memory is taken here, before workers start: they cannot fail.
 void Encoder::grow() {
+  const Settings& s = model_.settings;
   const auto longest = *std::max_element(lengths_.begin(), lengths_.end());
-  if (model_.settings.rope) rope_.grow(static_cast<size_t>(longest));
+  if (s.rope) rope_.grow(s.rows(static_cast<size_t>(longest)));
   for (size_t i = 0; i < chunks_.size(); ++i) {
     const bool team = i < team_chunks_;
     for (size_t rank = 0; rank < workspaces_.size(); ++rank)

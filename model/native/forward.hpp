@@ -19,9 +19,10 @@ constexpr size_t kBlockRows = 128;  // timesteps that one pass over a matrix tak
 
 // A sequence of the batch within its chunk.
 struct Sequence {
-  const float* values;  // [length, embed_dim]
-  float* embedding;     // [hidden_size]
-  size_t length;
+  const float* values;  // [timesteps, embed_dim]
+  size_t timesteps;
+  float* embedding;  // [hidden_size]
+  size_t length;     // rows: a stride's timesteps are one
   size_t first_row;    // in the chunk
   size_t first_panel;  // of 16 positions, in the chunk
 };
@@ -43,7 +44,7 @@ struct Workspace {
   Buffer<float> x, query, attended, keys[2], values[2];
   Buffer<uint32_t> sequence_of_row;
   // For a block of rows.
-  Buffer<float> standardized, key_value, inner, pooled;
+  Buffer<float> averages, standardized, key_value, inner, pooled;
   Buffer<float> normalized, row, float_panels, attention;
   Buffer<int8_t> q;
   Buffer<float> q_scale;

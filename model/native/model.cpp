@@ -13,7 +13,7 @@ constexpr size_t kMostWide = size_t{1} << 24;
 void check(const Settings& s) {
   const auto sensible = [](size_t n) { return 1 <= n && n <= kMostWide; };
   for (size_t n : {s.embed_dim, s.hidden_size, s.num_heads, s.key_value_heads, s.num_layers,
-                   s.inner_size, s.max_timesteps})
+                   s.inner_size, s.max_timesteps, s.stride})
     if (!sensible(n)) throw std::invalid_argument("a setting is zero or too large");
   if (s.differences > kMostDifferences) throw std::invalid_argument("too many differences");
   if (s.hidden_size % s.num_heads || s.num_heads % s.key_value_heads)

@@ -7,6 +7,7 @@ namespace tritserve {
 void Workspace::grow_block(const Model& model) {
   const Settings& s = model.settings;
   const size_t widest = std::max({s.hidden_size, s.inner_size, s.query_size()});
+  if (s.stride > 1) averages.grow((1 + s.differences) * s.embed_dim);
   standardized.grow(kBlockRows * row_stride(s.input_size()));
   key_value.grow(kBlockRows * row_stride(s.key_value_size()));
   inner.grow(kBlockRows * row_stride(s.inner_size));

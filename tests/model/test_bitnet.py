@@ -44,8 +44,8 @@ def test_a_timestep_sees_only_its_past(options):
     changed[12:] += 1
     lengths = torch.tensor([20])
     with torch.inference_mode():
-        before = model.encode(torch.from_numpy(batch.values), lengths)
-        after = model.encode(torch.from_numpy(changed), lengths)
+        before = model.encode(*model.read(torch.from_numpy(batch.values), lengths))
+        after = model.encode(*model.read(torch.from_numpy(changed), lengths))
     torch.testing.assert_close(before[:12], after[:12])
     assert not torch.allclose(before[12:], after[12:])
 
@@ -144,7 +144,8 @@ def test_pooling(pooling):
     model = random_bitnet(pooling=pooling)
     batch = random_batch([3, 1, 20], 5)
     with torch.inference_mode():
-        encoded = model.encode(torch.from_numpy(batch.values), torch.from_numpy(batch.lengths))
+        values, lengths = torch.from_numpy(batch.values), torch.from_numpy(batch.lengths)
+        encoded = model.encode(*model.read(values, lengths))
     got = torch_embed(model, batch)
     for row, part in enumerate(np.split(encoded.numpy(), [3, 4])):
         weights = {

@@ -71,6 +71,7 @@ Settings random_settings(Random& random) {
   s.num_heads = s.key_value_heads * (1 + random.below(2));
   s.hidden_size = s.num_heads * 2 * (1 + random.below(12));
   s.embed_dim = random.below(3) ? 1 + random.below(40) : s.hidden_size;
+  s.stride = random.below(3) ? 1 : 1 + random.below(7);
   s.differences = random.below(3);
   s.num_layers = 1 + random.below(2);
   s.inner_size = 1 + random.below(150);
