@@ -69,7 +69,9 @@ def _without_upgrade(data: bytes) -> bytes:
     would stop after the headers.
     """
     end = data.find(b"\r\n\r\n")
-    return _UPGRADE.sub(rb"\1x-upgrade:", data[:end]) + data[end:] if end >= 0 else data
+    if end < 0 or not _UPGRADE.search(data, 0, end):
+        return data
+    return _UPGRADE.sub(rb"\1x-upgrade:", data[:end]) + data[end:]
 
 
 class _Guarded(HttpToolsProtocol):

@@ -70,7 +70,7 @@ class Observed:
             await self.app(scope, count_received, count_sent)
         finally:
             seconds = time.perf_counter() - start
-            self._metrics.request_seconds.labels(route).observe(seconds)
+            self._metrics.time_request(route, seconds)
             level = logging.DEBUG if is_polled(path) else logging.INFO
             if levels.isEnabledFor(level):
                 fields = {
