@@ -4,11 +4,9 @@ It is the outermost layer, so that no answer gets past it: here each is given th
 have, and the request's id as `X-Request-ID`.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from functools import partial
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -82,6 +80,4 @@ class Observed:
                     "bytes_in": bytes_in,
                     "bytes_out": bytes_out,
                 }
-                # uvloop sends what was written when its callbacks are through: answer first.
-                write = partial(self._log.log, level, "request", **fields)
-                asyncio.get_running_loop().call_soon(write)
+                self._log.log(level, "request", **fields)
