@@ -4,9 +4,11 @@ It is the outermost layer, so that no answer gets past it: here each is given th
 have, and the request's id as `X-Request-ID`.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -80,4 +82,7 @@ class Observed:
                     "bytes_in": bytes_in,
                     "bytes_out": bytes_out,
                 }
-                self._log.log(level, "request", **fields)
+                # All answers that are ready go first: lines between them would spread their clients
+                # out, whose next requests would then come too late for one batch.
+                write = partial(self._log.log, level, "request", **fields)
+                asyncio.get_running_loop().call_soon(write)
