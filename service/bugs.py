@@ -1,7 +1,7 @@
 """The last resort: what nobody caught is logged, and answered in the form of every other error.
 
-It stands inside the other middleware, so that such an answer is counted and has all headers;
-Starlette's own handler of the same kind stands outside of them.
+It stands inside Starlette's own handler of the same kind, which would answer in plain text and let
+the exception go on. Direct routes need neither (`direct.py`).
 """
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -180,7 +180,7 @@ class EmbeddingService:
         model = engine.model
         return {"name": model.name, "revision": model.revision, "kernel": engine.kernel}
 
-    def accept(self) -> "Accepted":
+    def accept(self) -> Accepted:
         """For the time of one request, from before its body is read until its answer.
 
         Raises:
