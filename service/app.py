@@ -16,7 +16,7 @@ from model.packed import PackedFileError
 from service import openapi
 from service.answers import error_answer
 from service.bugs import CatchBugs
-from service.direct import add_direct_post
+from service.direct import DirectPosts, Injected, add_direct_post
 from service.docs import add_docs
 from service.embedding import EmbeddingService
 from service.errors import (
@@ -32,7 +32,7 @@ from service.observed import Observed
 from service.oip import grpc_extra
 from service.oip.routes import add_oip
 from service.paths import ROUTES
-from service.security import bearer, is_one_of, secure
+from service.security import SECURITY_HEADERS, bearer, is_one_of, secure
 from service.settings import Settings
 from service.tracing import Traced
 
@@ -72,21 +72,21 @@ def create_app(
     )
     app.state.service = service
     app.add_middleware(CatchBugs)
-    secure(app, settings)
-    if traces:
-        app.add_middleware(Traced, provider=traces)
-    app.add_middleware(Observed, metrics=metrics)
     app.add_exception_handler(ServiceError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     _add_service(app, service)
     add_oip(app, service)
     add_docs(app)
+    # Around all that FastAPI and Starlette put around the routes, which direct ones do without.
+    guarded = secure(DirectPosts(app.build_middleware_stack(), app.routes), settings)
+    traced = Traced(guarded, traces) if traces else guarded
+    app.middleware_stack = Observed(traced, metrics, SECURITY_HEADERS)
     return app
 
 
 def _add_service(app: FastAPI, service: EmbeddingService) -> None:
-    async def embed(request: Request) -> Response:
-        return await service.answer(request, EmbedForm(request))
+    async def embed(incoming: Injected) -> Response:
+        return await service.answer(incoming, EmbedForm(incoming))
 
     add_direct_post(app, "/embed", embed, **openapi.EMBED)
 

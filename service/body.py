@@ -1,13 +1,13 @@
 """A request's body, and whether its client is still there."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from service.errors import BodyTooLargeError, ClientGoneError, QueueFullError, SlowBodyError
+from service.incoming import Incoming
 
 # Most answers are there sooner, and a task that watches the client costs as much as decoding.
 UNWATCHED_SECONDS = 0.005
@@ -26,15 +26,6 @@ class BodyBudget:
         self._limit = limit
         self.used = 0
 
-    @contextmanager
-    def lease(self) -> Iterator["Lease"]:
-        """One request's part, given back when the request is over."""
-        lease = Lease(self)
-        try:
-            yield lease
-        finally:
-            self.used -= lease.size
-
     def take(self, size: int) -> None:
         """Raises QueueFullError if there is no room for `size` more bytes."""
         if self.used and self.used + size > self._limit:
@@ -46,19 +37,24 @@ class BodyBudget:
 
 
 class Lease:
-    """What one request has taken of a budget."""
+    """What one request has taken of a budget, until it gives it back."""
 
     def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
         self.size = 0
 
     def grow(self, size: int) -> None:
-        """Takes `size` bytes more."""
+        """Takes `size` bytes more; see `BodyBudget.take`."""
         self._budget.take(size)
         self.size += size
 
+    def give_back(self) -> None:
+        """Ends it."""
+        self._budget.used -= self.size
+        self.size = 0
 
-async def read_body(request: Request, limit: int, seconds: float, lease: Lease) -> bytes:
+
+async def read_body(incoming: Incoming, limit: int, seconds: float, lease: Lease) -> bytes:
     """Reads a body, but no more than `limit` bytes of it, and for no longer than `seconds`.
 
     Raises:
@@ -67,21 +63,25 @@ async def read_body(request: Request, limit: int, seconds: float, lease: Lease) 
         SlowBodyError: it was not there in time.
         ClientGoneError: the client left before it had sent everything.
     """
-    declared = request.headers.get("content-length")
+    declared = incoming.headers.get("content-length")
     if declared and declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
         raise _too_large(limit, f"{declared[:18]} bytes", int(declared[:18]))
     chunks: list[bytes] = []
     size = 0
+    more = True
     try:
         async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
+            while more:
+                message = await incoming.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGoneError("the client left before its request was complete")
+                chunk = message.get("body", b"")
+                more = message.get("more_body", False)
                 size += len(chunk)
                 if size > limit:
                     raise _too_large(limit, f"{size} bytes or more", size)
                 lease.grow(len(chunk))
                 chunks.append(chunk)
-    except ClientDisconnect as error:
-        raise ClientGoneError("the client left before its request was complete") from error
     except TimeoutError as error:
         raise SlowBodyError(
             f"the body was not complete after {seconds:g} seconds, {size} bytes had come"
@@ -94,7 +94,7 @@ def _too_large(limit: int, actual: str, size: int) -> BodyTooLargeError:
     return BodyTooLargeError(message, limit=limit, size=size)
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Awaits `work`, and cancels it when the client leaves.
 
     The request's body must have been read. In the first `UNWATCHED_SECONDS` nothing is cancelled.
@@ -114,7 +114,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     def start() -> None:
         nonlocal watch
-        watch = asyncio.ensure_future(_until_disconnected(request))
+        watch = asyncio.ensure_future(_until_disconnected(receive))
         watch.add_done_callback(leave)
 
     timer = asyncio.get_running_loop().call_later(UNWATCHED_SECONDS, start)
@@ -132,6 +132,6 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
             watch.cancel()
 
 
-async def _until_disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _until_disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass

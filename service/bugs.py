@@ -1,17 +1,12 @@
 """The last resort: what nobody caught is logged, and answered in the form of every other error.
 
-It stands inside the other middleware, so that such an answer is counted and has all headers;
-Starlette's own handler of the same kind stands outside of them.
+It stands inside Starlette's own handler of the same kind, which would answer in plain text and let
+the exception go on. Direct routes need neither (`direct.py`).
 """
-
-import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.answers import error_answer
-from service.errors import ServiceError
-
-log = logging.getLogger("tritserve")
+from service.answers import bug_answer
 
 
 class CatchBugs:
@@ -37,6 +32,4 @@ class CatchBugs:
             if started:
                 # Too late for another status: the server cuts the answer off, and logs why.
                 raise
-            log.error("a bug in answering %s", scope["path"], exc_info=error)
-            bug = ServiceError("a bug in the service; its log tells more")
-            await error_answer(bug, scope["path"])(scope, receive, send)
+            await bug_answer(error, scope["path"])(scope, receive, send)

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import orjson
 from pydantic import SecretStr
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import (
@@ -69,10 +70,38 @@ def _without_upgrade(data: bytes) -> bytes:
     would stop after the headers.
     """
     end = data.find(b"\r\n\r\n")
-    return _UPGRADE.sub(rb"\1x-upgrade:", data[:end]) + data[end:] if end >= 0 else data
+    if end < 0 or not _UPGRADE.search(data, 0, end):
+        return data
+    return _UPGRADE.sub(rb"\1x-upgrade:", data[:end]) + data[end:]
+
+
+class _Flow(FlowControl):
+    """Stops reading only when what was read has been parsed, and more of the request is to come.
+
+    uvicorn stops in the midst of a body over its limit, even if the body's end has been read with
+    it; to stop and to go on costs two system calls.
+    """
+
+    _stopped = False
+
+    def pause_reading(self) -> None:
+        self.read_paused = True
+
+    def resume_reading(self) -> None:
+        self.read_paused = False
+        if self._stopped:
+            self._stopped = False
+            self._transport.resume_reading()
+
+    def stop_if_paused(self) -> None:
+        """Makes good what `pause_reading` put off."""
+        if self.read_paused and not self._stopped:
+            self._stopped = True
+            self._transport.pause_reading()
 
 
 class _Guarded(HttpToolsProtocol):
+    flow: _Flow
     limits: ClassVar[Settings]
     metrics: ClassVar[Metrics]
 
@@ -89,6 +118,7 @@ class _Guarded(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         self.metrics.connections.inc()
         if len(self.connections) > self.limits.max_connections:
             many = f"{self.limits.max_connections} connections are open; there are no more"
@@ -111,6 +141,8 @@ class _Guarded(HttpToolsProtocol):
         self._unheard_bytes = 0 if self._heard else self._unheard_bytes + len(data)
         if self.transport.is_closing():
             return
+        if self._in_message or self.pipeline:
+            self.flow.stop_if_paused()
         if self._unheard_bytes > self.limits.max_header_bytes:
             self._refuse_head()
         elif self._head_timer is None and not self._busy:

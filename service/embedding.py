@@ -6,12 +6,12 @@ decode -> submit -> encode
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from fastapi import Request, Response
+from fastapi import Response
 
 from model.engine import Engine
 from model.packed import PackedFileError
@@ -20,6 +20,7 @@ from service.body import BodyBudget, Lease, read_body, while_connected
 from service.compression import decompress
 from service.errors import InvalidError, UnavailableError
 from service.forms import Form
+from service.incoming import Incoming
 from service.jobs import Result
 from service.media import BINARY_TYPES, OCTETS
 from service.metrics import Metrics
@@ -45,6 +46,24 @@ log = logging.getLogger("tritserve")
 
 async def _wait(work: Coroutine[Any, Any, Result]) -> Result:
     return await work
+
+
+class Accepted:
+    """A request's hold on the model that answers it, and on the memory that its body takes."""
+
+    __slots__ = ("_lease", "_served")
+
+    def __init__(self, served: ServedModel, lease: Lease) -> None:
+        self._served = served
+        self._lease = lease
+
+    def __enter__(self) -> tuple[ServedModel, Lease]:
+        self._served.users += 1
+        return self._served, self._lease
+
+    def __exit__(self, *_: object) -> None:
+        self._served.users -= 1
+        self._lease.give_back()
 
 
 class EmbeddingService:
@@ -161,8 +180,7 @@ class EmbeddingService:
         model = engine.model
         return {"name": model.name, "revision": model.revision, "kernel": engine.kernel}
 
-    @contextmanager
-    def accept(self) -> Iterator[tuple[ServedModel, Lease]]:
+    def accept(self) -> Accepted:
         """For the time of one request, from before its body is read until its answer.
 
         Raises:
@@ -170,23 +188,22 @@ class EmbeddingService:
         """
         if not (self.draining and not self._refusing):
             self.check_ready()
-        with self.served.in_use() as served, self._bodies.lease() as lease:
-            yield served, lease
+        return Accepted(self.served, Lease(self._bodies))
 
-    async def answer(self, request: Request, form: Form) -> Response:
+    async def answer(self, incoming: Incoming, form: Form) -> Response:
         """One request for embeddings over HTTP, written in a form."""
         with self.accept() as (served, lease):
             received = time.monotonic()
-            deadline = read_deadline(request, received)
+            deadline = read_deadline(incoming.headers.get("x-request-timeout-ms"), received)
             limit, seconds = self.settings.max_body_bytes, self.settings.body_seconds
-            body = await read_body(request, limit, seconds, lease)
-            encoding = request.headers.get("content-encoding")
+            body = await read_body(incoming, limit, seconds, lease)
+            encoding = incoming.headers.get("content-encoding")
             if encoding is not None:
                 # In a thread, for a few bytes may become very many.
                 packed, body = body, await _in_thread(partial(decompress, body, encoding, limit))
                 lease.grow(max(0, len(body) - len(packed)))
             content, headers = await self.embed(
-                body, form, served, received, deadline, partial(while_connected, request)
+                body, form, served, received, deadline, partial(while_connected, incoming.receive)
             )
         return Response(content, headers=headers)
 
@@ -265,13 +282,12 @@ async def _in_thread(work: Callable[[], T]) -> T:
         del running
 
 
-def read_deadline(request: Request, received: float) -> float | None:
-    """`X-Request-Timeout-Ms` as a time on the clock of `time.monotonic`.
+def read_deadline(text: str | None, received: float) -> float | None:
+    """`X-Request-Timeout-Ms`, where it is given, as a time on the clock of `time.monotonic`.
 
     Raises:
         InvalidError: it is not a number of milliseconds above zero.
     """
-    text = request.headers.get("x-request-timeout-ms")
     if text is None:
         return None
     if not text.isdecimal() or len(text) > 10 or not int(text):

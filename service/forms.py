@@ -1,10 +1,10 @@
 """How requests and answers of `POST /embed` are written, as HTTP headers and the query say."""
 
 from typing import Protocol
-
-from fastapi import Request
+from urllib.parse import parse_qsl
 
 from service.errors import InvalidError
+from service.incoming import Incoming
 from service.media import negotiate
 from service.wire import EmbedAnswer, EmbedRequest, Limits, decode, encode
 
@@ -39,17 +39,24 @@ class EmbedForm:
         NotAcceptableError: no form of the answer is acceptable.
     """
 
-    def __init__(self, request: Request) -> None:
-        self.content_type = request.headers.get("content-type")
-        self.answer_type = negotiate(request.headers.get("accept"))
-        self._query = request.query_params
+    def __init__(self, incoming: Incoming) -> None:
+        self.content_type = incoming.headers.get("content-type")
+        self.answer_type = negotiate(incoming.headers.get("accept"))
+        self._query = incoming.query
 
     def decode(self, body: bytes, limits: Limits) -> EmbedRequest:
         """See `service.wire.decode`."""
-        if len(self._query) < len(self._query.multi_items()):
-            raise InvalidError(f"a query parameter is given twice: {self._query}", field="query")
-        return decode(body, self.content_type, self._query, limits)
+        query = _parse_query(self._query) if self._query else {}
+        return decode(body, self.content_type, query, limits)
 
     def encode(self, answer: EmbedAnswer) -> tuple[bytes, dict[str, str]]:
         """See `service.wire.encode`."""
         return encode(answer, self.answer_type)
+
+
+def _parse_query(text: str) -> dict[str, str]:
+    pairs = parse_qsl(text, keep_blank_values=True)
+    query = dict(pairs)
+    if len(query) < len(pairs):
+        raise InvalidError(f"a query parameter is given twice: {text}", field="query")
+    return query

@@ -60,7 +60,7 @@ class Job:
         """The next sequences, of at most `timesteps` timesteps but at least one."""
         start = self.taken
         limit = self.offsets[start] + timesteps
-        self.taken = max(start + 1, int(np.searchsorted(self.offsets, limit, side="right")) - 1)
+        self.taken = max(start + 1, int(self.offsets.searchsorted(limit, side="right")) - 1)
         return Piece(self, start, self.taken)
 
 

@@ -9,6 +9,7 @@ tell of requests, never what is in them.
 import logging.config
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -26,30 +27,26 @@ def configure(settings: Settings) -> None:
         settings.log_format == "auto" and sys.stderr.isatty()
     )
     render: list[Processor]
+    direct: list[Processor]
     factory: Callable[..., WrappedLogger]
     if console:
         # Plain: structlog's default would show local variables, and with them keys and payloads.
         exceptions = structlog.dev.plain_traceback
         render = [structlog.dev.ConsoleRenderer(exception_formatter=exceptions)]
-        direct, factory = render, structlog.PrintLoggerFactory(sys.stderr)
+        direct = render
+        factory = structlog.PrintLoggerFactory(sys.stderr)
     else:
-        exception = structlog.processors.format_exc_info
-        render = [exception, structlog.processors.JSONRenderer(_text)]
-        direct = [exception, structlog.processors.JSONRenderer(_bytes)]
+        render = [structlog.processors.format_exc_info, _render_text]
+        direct = [_render]
         factory = structlog.BytesLoggerFactory(sys.stderr.buffer)
-    common: list[Processor] = [
-        add_noted,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-    ]
     structlog.configure(
-        processors=[*common, *direct],
+        processors=[_complete, *direct],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=factory,
     )
     formatter = {
         "()": structlog.stdlib.ProcessorFormatter,
-        "foreign_pre_chain": [*common, structlog.stdlib.ExtraAdder()],
+        "foreign_pre_chain": [_complete, structlog.stdlib.ExtraAdder()],
         "processors": [_drop_internals, *render],
     }
     logging.config.dictConfig(
@@ -72,9 +69,17 @@ def _drop_internals(_: Any, __: str, event: EventDict) -> EventDict:
     return event
 
 
-def _bytes(event: EventDict, **_: Any) -> bytes:
+def _complete(logger: Any, method: str, event: EventDict) -> EventDict:
+    # structlog has a processor for each; the line of every request goes through this.
+    event = add_noted(logger, method, event)
+    event["level"] = method
+    event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return event
+
+
+def _render(_: Any, __: str, event: EventDict) -> bytes:
     return orjson.dumps(event, default=str)
 
 
-def _text(event: EventDict, **_: Any) -> str:
-    return _bytes(event).decode()
+def _render_text(_: Any, __: str, event: EventDict) -> str:
+    return orjson.dumps(event, default=str).decode()

@@ -14,6 +14,14 @@ MEDIA_TYPES = (JSON, *BINARY_TYPES)
 
 
 @lru_cache(maxsize=256)
+def parse_content_type(text: str) -> tuple[str, str]:
+    """The media type and the charset in `Content-Type`, in lower case; empty where not given."""
+    media_type, *parameters = (part.strip().lower() for part in text.split(";"))
+    charset = next((text[8:].strip('"') for text in parameters if text.startswith("charset=")), "")
+    return media_type, charset
+
+
+@lru_cache(maxsize=256)
 def negotiate(accept: str | None) -> str:
     """The media type of the answer: the one that `Accept` likes best.
 

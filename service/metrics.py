@@ -5,7 +5,7 @@ own in one folder, and whichever is asked adds up what all have written.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -42,16 +42,18 @@ class Metrics:
         shared: whether other processes add to the same metrics.
     """
 
-    def __init__(self, routes: Sequence[str], statuses: Iterable[int]) -> None:
+    def __init__(self, routes: Sequence[str], statuses: Collection[int]) -> None:
         self.shared = SHARED_FOLDER in os.environ
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "tritserve_requests", "Answered requests.", ["route", "status"], registry=registry
         )
-        codes = [str(status) for status in statuses]
-        for route in routes:
-            for code in codes:
-                self.requests.labels(route, code)
+        # A series is looked up by its labels behind a lock, and those of most answers are these.
+        self._answers = {
+            (route, status): self.requests.labels(route, str(status))
+            for route in routes
+            for status in statuses
+        }
         self.request_seconds = Histogram(
             "tritserve_request_seconds",
             "From a request's headers until its answer was handed over.",
@@ -59,8 +61,7 @@ class Metrics:
             buckets=REQUEST_SECONDS,
             registry=registry,
         )
-        for route in routes:
-            self.request_seconds.labels(route)
+        self._request_seconds = {route: self.request_seconds.labels(route) for route in routes}
         self.timesteps = Counter(
             "tritserve_timesteps", "Timesteps of answered sequences.", registry=registry
         )
@@ -178,11 +179,16 @@ class Metrics:
 
     def count_answer(self, route: str, status: int) -> None:
         """Records how one request was answered."""
-        self.requests.labels(route, str(status)).inc()
+        series = self._answers.get((route, status))
+        (series or self.requests.labels(route, str(status))).inc()
         if status == QueueFullError.status:
             self.rejected.inc()
         elif status == ClientGoneError.status:
             self.cancelled.inc()
+
+    def time_request(self, route: str, seconds: float) -> None:
+        """Records how long one request took, from its headers until its answer."""
+        self._request_seconds[route].observe(seconds)
 
     def count_batch(self, report: BatchReport) -> None:
         """Records one call of the engine."""

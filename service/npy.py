@@ -35,17 +35,7 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
         InvalidError: the array has another type or number of dimensions, or is empty.
     """
     text = _header_text(body)
-    try:
-        shape, fortran_order, dtype = _parse_header(text)
-    except Exception as error:
-        # The header is Python text; on hostile bytes its parser raises almost anything.
-        raise UnparseableError(f"the body is not npy: {error}") from error
-    if dtype.kind != "f" or dtype.itemsize > 8:
-        raise InvalidError(f"the array is {dtype}; it must be float16, float32 or float64")
-    if len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape):
-        raise InvalidError(
-            f"the array has shape {list(shape)}; it must be [batch, seq_len, embed_dim], not empty"
-        )
+    shape, fortran_order, dtype = _parse_header(text)
     needed, there = dtype.itemsize * shape[0] * shape[1] * shape[2], len(body) - len(text)
     if needed != there:
         raise UnparseableError(
@@ -81,7 +71,17 @@ def _parse_header(text: bytes) -> Header:
     read, _ = _READERS[text[6], text[7]]
     stream = io.BytesIO(text)
     stream.seek(8)
-    shape, fortran_order, dtype = read(stream, HEADER_BYTES)
+    try:
+        shape, fortran_order, dtype = read(stream, HEADER_BYTES)
+    except Exception as error:
+        # The header is Python text; on hostile bytes its parser raises almost anything.
+        raise UnparseableError(f"the body is not npy: {error}") from error
+    if dtype.kind != "f" or dtype.itemsize > 8:
+        raise InvalidError(f"the array is {dtype}; it must be float16, float32 or float64")
+    if len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape):
+        raise InvalidError(
+            f"the array has shape {list(shape)}; it must be [batch, seq_len, embed_dim], not empty"
+        )
     return shape, fortran_order, dtype
 
 

@@ -1,11 +1,13 @@
 """What is seen of each request from outside: its ids, its log line and its metrics.
 
-The request's id comes back with the answer as `X-Request-ID`.
+It is the outermost layer, so that no answer gets past it: here each is given the headers that all
+have, and the request's id as `X-Request-ID`.
 """
 
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from functools import partial
 
 import structlog
@@ -20,10 +22,17 @@ MAX_PATH = 200
 
 
 class Observed:
-    """Names, counts and logs each request."""
+    """Names, counts and logs each request.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    Args:
+        app: answers the requests.
+        metrics: where they are counted.
+        headers: those of every answer that has none of the same name.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, headers: Mapping[str, str]) -> None:
         self.app = app
+        self._headers = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
         self._metrics = metrics
         self._log: FilteringBoundLogger = structlog.get_logger().bind()
 
@@ -48,7 +57,10 @@ class Observed:
             nonlocal status, bytes_out
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                given = dict(message["headers"])
+                missing = [pair for pair in self._headers if pair[0] not in given]
+                named = (b"x-request-id", request_id)
+                message["headers"] = [*message["headers"], *missing, named]
                 self._metrics.count_answer(route, status)
             else:
                 bytes_out += len(message.get("body", b""))
@@ -58,7 +70,7 @@ class Observed:
             await self.app(scope, count_received, count_sent)
         finally:
             seconds = time.perf_counter() - start
-            self._metrics.request_seconds.labels(route).observe(seconds)
+            self._metrics.time_request(route, seconds)
             level = logging.DEBUG if is_polled(path) else logging.INFO
             if levels.isEnabledFor(level):
                 fields = {
@@ -70,6 +82,7 @@ class Observed:
                     "bytes_in": bytes_in,
                     "bytes_out": bytes_out,
                 }
-                # uvloop sends what was written when its callbacks are through: answer first.
+                # All answers that are ready go first: lines between them would spread their clients
+                # out, whose next requests would then come too late for one batch.
                 write = partial(self._log.log, level, "request", **fields)
                 asyncio.get_running_loop().call_soon(write)

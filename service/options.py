@@ -61,9 +61,9 @@ def truncate(
     Raises:
         InvalidError: a sequence is too long and `overlong` is `error`.
     """
-    rows = np.flatnonzero(sequences.lengths > max_timesteps).tolist()
-    if not rows:
+    if sequences.lengths.max() <= max_timesteps:
         return sequences, []
+    rows = np.flatnonzero(sequences.lengths > max_timesteps).tolist()
     if overlong == "error":
         raise InvalidError(
             f"sequence {rows[0]} has {sequences.lengths[rows[0]]} timesteps, the model takes at "

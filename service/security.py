@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from hashlib import sha256
 from hmac import compare_digest
 
-from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.answers import error_answer
 from service.errors import UnauthorizedError
@@ -15,6 +14,7 @@ from service.settings import Settings
 
 SCHEME = b"bearer "
 
+# They tell browsers to trust little; every answer has them, but where it has its own.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -28,20 +28,20 @@ _EXPOSED += ["Tritserve-Model", "Tritserve-Revision", "Tritserve-Truncated"]
 _EXPOSED += ["Inference-Header-Content-Length"]
 
 
-def secure(app: FastAPI, settings: Settings) -> None:
-    """Puts the guards that the settings ask for around an application."""
+def secure(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """An application with the guards around it that the settings ask for."""
     keys = settings.read_api_keys()
     if keys:
-        app.add_middleware(ApiKeys, keys=keys)
+        app = ApiKeys(app, keys)
     if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
+        app = CORSMiddleware(
+            app,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=_ALLOWED,
             expose_headers=_EXPOSED,
         )
-    app.add_middleware(SecurityHeaders)
+    return app
 
 
 def is_one_of(given: str, keys: Iterable[str]) -> bool:
@@ -76,22 +76,3 @@ class ApiKeys:
 
 def _authorization(scope: Scope) -> bytes | None:
     return next((value for name, value in scope["headers"] if name == b"authorization"), None)
-
-
-class SecurityHeaders:
-    """Adds the headers that tell browsers to trust little, where an answer has none of its own."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-        self._headers = [(k.lower().encode(), v.encode()) for k, v in SECURITY_HEADERS.items()]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def add(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = list(message["headers"])
-                given = {name.lower() for name, _ in headers}
-                headers += [pair for pair in self._headers if pair[0] not in given]
-                message["headers"] = headers
-            await send(message)
-
-        await self.app(scope, receive, add if scope["type"] == "http" else send)

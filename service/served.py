@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -38,6 +36,7 @@ class ServedModel:
     Attributes:
         limits: what a request may be.
         about: the model as answers tell of it.
+        users: requests that it is to answer, from before their bodies are read.
     """
 
     def __init__(self, settings: Settings, engine: Engine, metrics: Metrics) -> None:
@@ -56,7 +55,7 @@ class ServedModel:
             "quantize": model.config.quantize,
             "bits_per_weight": model.bits_per_weight,
         }
-        self._requests = 0
+        self.users = 0
         self._settings = settings
         self._metrics = metrics
         self.batcher = Batcher(
@@ -68,19 +67,10 @@ class ServedModel:
             on_batch=metrics.count_batch,
         )
 
-    @contextmanager
-    def in_use(self) -> Iterator["ServedModel"]:
-        """For the time of one request, from before its body is read until its answer."""
-        self._requests += 1
-        try:
-            yield self
-        finally:
-            self._requests -= 1
-
     async def retire(self, seconds: float) -> bool:
         """Finishes the requests that use the model, and stops; says whether all were in time."""
         until = time.monotonic() + seconds
-        while self._requests and time.monotonic() < until:
+        while self.users and time.monotonic() < until:
             await asyncio.sleep(POLL_SECONDS)
         return await self.batcher.drain(max(0.0, until - time.monotonic()))
 

@@ -30,11 +30,12 @@ from model.sequences import (
 )
 from service.errors import InvalidError, UnparseableError, UnsupportedMediaTypeError
 from service.json_body import decode_json
-from service.media import JSON, MEDIA_TYPES, NPY, SAFETENSORS
+from service.media import JSON, MEDIA_TYPES, NPY, SAFETENSORS, parse_content_type
 from service.npy import read_npy, write_npy
 from service.options import Embeddings, Options
 
 _BOOLEANS = {"true": True, "false": False}
+_DEFAULTS = Options()
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,7 @@ def decode(
         UnparseableError: the body is not of its content type.
         InvalidError: the body or the query is wrong.
     """
-    media_type, *parameters = (part.strip().lower() for part in (content_type or "").split(";"))
-    charset = next((text[8:].strip('"') for text in parameters if text.startswith("charset=")), "")
+    media_type, charset = parse_content_type(content_type or "")
     if media_type == JSON and charset in {"", "utf-8"}:
         sequences, given = decode_json(body, limits.embed_dim)
         request = EmbedRequest(sequences, _merge(given, read_options(query)))
@@ -142,6 +142,8 @@ def read_options(query: Mapping[str, str]) -> Options:
     Raises:
         InvalidError: a parameter is unknown or has a wrong value.
     """
+    if not query:
+        return _DEFAULTS
     given: dict[str, str | bool] = dict(query)
     if query.get("normalize") in _BOOLEANS:
         given["normalize"] = _BOOLEANS[query["normalize"]]
@@ -154,7 +156,8 @@ def read_options(query: Mapping[str, str]) -> Options:
 def _decode_npy(body: bytes) -> Sequences:
     array = read_npy(body)
     batch, seq_len, width = array.shape
-    lengths = np.full(batch, seq_len, dtype=np.int64)
+    lengths = np.empty(batch, dtype=np.int64)
+    lengths.fill(seq_len)
     return Sequences(_float32(array).reshape(batch * seq_len, width), lengths)
 
 
@@ -189,6 +192,8 @@ def to_sequences(values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Sequenc
 
 
 def _float32(values: npt.NDArray[Any]) -> FloatArray:
+    if values.dtype == np.float32:
+        return np.ascontiguousarray(values)
     # What float32 cannot hold becomes infinite here, and is found with its row afterwards.
     with np.errstate(over="ignore", invalid="ignore"):
         return np.ascontiguousarray(values, dtype=np.float32)
@@ -196,7 +201,7 @@ def _float32(values: npt.NDArray[Any]) -> FloatArray:
 
 def encode(answer: EmbedAnswer, media_type: str) -> tuple[bytes, dict[str, str]]:
     """The answer's body, and the headers that stand in for what its form has no place for."""
-    timing = ", ".join(f"{name};dur={ms:.3f}" for name, ms in answer.timing_ms.items())
+    timing = ", ".join([f"{name};dur={ms:.3f}" for name, ms in answer.timing_ms.items()])
     headers = {"Content-Type": media_type, "Server-Timing": timing}
     rows, scales = answer.embeddings.rows, answer.embeddings.scales
     about = {"model": answer.model, "usage": answer.usage, "timing_ms": answer.timing_ms}

@@ -197,7 +197,7 @@ class _Calls:
     def _count(self, method: str, status: int, seconds: float) -> None:
         metrics, route = self._service.metrics, f"grpc/{method}"
         metrics.count_answer(route, status)
-        metrics.request_seconds.labels(route).observe(seconds)
+        metrics.time_request(route, seconds)
         level = logging.DEBUG if method in OPEN_METHODS else logging.INFO
         if levels.isEnabledFor(level):
             fields = {"route": route, "status": status, "ms": round(1e3 * seconds, 3)}

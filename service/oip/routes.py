@@ -3,9 +3,9 @@
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Response
 
-from service.direct import add_direct_post
+from service.direct import Injected, add_direct_post
 from service.embedding import EmbeddingService
 from service.errors import InvalidError
 from service.oip import openapi, tensors
@@ -47,14 +47,13 @@ def add_oip(app: FastAPI, service: EmbeddingService) -> None:
         service.check_ready()
         return {"name": name, "ready": True}
 
-    async def infer(request: Request, name: str, model_version: str | None = None) -> Response:
+    async def infer(incoming: Injected, name: str, model_version: str | None = None) -> Response:
         check_model(name, model_version)
-        if request.query_params:
+        if incoming.query:
             raise InvalidError(
-                f"the query is {str(request.query_params)[:200]!r}; options are parameters of the "
-                "request"
+                f"the query is {incoming.query[:200]!r}; options are parameters of the request"
             )
-        return await service.answer(request, InferForm(request.headers))
+        return await service.answer(incoming, InferForm(incoming.headers))
 
     app.include_router(router)
     for path in ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{model_version}/infer"):

@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from contextlib import suppress
 
@@ -233,6 +234,36 @@ def test_a_client_that_reads_slowly_gets_everything(url):
             time.sleep(0.008)
     assert time.monotonic() - start > 2 * float(LIMITS["TRITSERVE_SEND_SECONDS"])
     assert refused(url, "slow_reader") == before
+
+
+@pytest.mark.parametrize("piece", [1 << 30, 50_000])
+def test_large_requests_that_follow_without_waiting_are_all_answered(url, piece):
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((9000, 9, 1), np.float32))
+    body = stream.getvalue()
+    head = POST.replace(b"json", b"x-npy") + b"Accept: application/x-npy\r\nX-Request-ID: %d\r\n"
+    requests = b"".join(
+        head % i + b"Content-Length: %d\r\n\r\n" % len(body) + body for i in range(3)
+    )
+    size = 9000 * 512 * 4
+    with connect(url) as connection:
+        connection.settimeout(30)
+
+        def send():
+            for start in range(0, len(requests), piece):
+                connection.sendall(requests[start : start + piece])
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        received = connection.makefile("rb")
+        for i in range(3):
+            lines = [line.strip().lower() for line in iter(received.readline, b"\r\n")]
+            assert lines[0].startswith(b"http/1.1 200")
+            assert b"x-request-id: %d" % i in lines
+            (length,) = [int(v) for k, _, v in (x.partition(b":") for x in lines) if b"length" in k]
+            assert length > size
+            assert len(received.read(length)) == length
+        sending.join()
 
 
 def test_connections_over_the_limit_are_told_so(url):

@@ -56,6 +56,32 @@ def test_the_same_embeddings_in_every_form(engine):
     ask(engine, talk)
 
 
+@pytest.mark.parametrize("path", ["/embed", "/v2/models/random/infer"])
+def test_behind_a_prefix_fastapi_answers_the_same(engine, path):
+    data = BATCH.values.ravel().tolist()
+    inputs = [
+        {"name": "values", "shape": [14, 3], "datatype": "FP32", "data": data},
+        {"name": "lengths", "shape": [3], "datatype": "INT64", "data": [1, 9, 4]},
+    ]
+    body = {"inputs": inputs} if path.startswith("/v2") else BODY
+
+    async def talk(client):
+        def numbers(answer):
+            assert answer.status_code == 200, answer.text
+            content = answer.json()
+            return content["outputs"][0]["data"] if "outputs" in content else content["embeddings"]
+
+        transport = httpx.ASGITransport(client._transport.app, root_path="/prefix")
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as prefixed:
+            there = await prefixed.post(f"/prefix{path}", json=body)
+            wrong = await prefixed.post(f"/prefix{path}", json=body | {"strange": 1})
+        here = await client.post(path, json=body)
+        assert numbers(there) == numbers(here)
+        assert wrong.status_code == 422
+
+    ask(engine, talk)
+
+
 def test_options_in_json(engine):
     async def talk(client):
         body = {"sequences": [np.ones((12, 3)).tolist()]}

@@ -167,6 +167,52 @@ def test_browsers_are_told_to_trust_little(engine):
     ask(engine, talk)
 
 
+@pytest.mark.parametrize("path", ["/embed", "/v2/models/random/infer"])
+def test_every_answer_of_a_post_route_has_all_headers(engine, monkeypatch, path):
+    gate = threading.Event()
+    inputs = [{"name": "values", "shape": [1, 1, 3], "datatype": "FP32", "data": [0, 0, 0]}]
+    body = {"inputs": inputs} if path.startswith("/v2") else BODY
+    policy = "default-src 'none'; frame-ancestors 'none'"
+
+    def broken(*_):
+        raise ZeroDivisionError
+
+    async def talk(client):
+        async def check(status, method="POST", key="first-secret", path=path, **request):
+            headers = {"X-Request-ID": f"id-{status}", "Origin": "https://app.example"}
+            headers |= with_key(key)
+            answer = await client.request(method, path, headers=headers, **request)
+            assert answer.status_code == status, answer.text
+            got = answer.headers.multi_items()
+            for name, value in [
+                ("x-content-type-options", "nosniff"),
+                ("referrer-policy", "no-referrer"),
+                ("cache-control", "no-store"),
+                ("content-security-policy", policy),
+                ("x-request-id", f"id-{status}"),
+                ("access-control-allow-origin", "https://app.example"),
+                ("content-length", str(len(answer.content))),
+            ]:
+                assert [v for k, v in got if k == name] == [value], (status, name)
+
+        await check(401, key="wrong", json=body)
+        await check(404, path=path.replace("embed", "nothing").replace("random", "x"), json=body)
+        await check(405, method="GET")
+        await check(413, content=b" " * 2000)
+        await check(422, json=body | {"strange": 1})
+        held = asyncio.create_task(check(200, json=body))
+        await asyncio.sleep(0.05)
+        await check(429, json=body)
+        gate.set()
+        await held
+        monkeypatch.setattr(EmbeddingService, "answer", broken)
+        await check(500, json=body)
+
+    settings = {"api_keys": KEYS, "cors_origins": ["https://app.example"]}
+    settings |= {"max_body_bytes": 1000, "queue_timesteps": 1}
+    ask(Watched(engine, lambda *_: gate.wait(10)), talk, **settings)
+
+
 def test_errors_under_v2_have_its_form_and_its_health_needs_no_key(engine):
     async def talk(client):
         answer = await client.post("/v2/models/random/infer")

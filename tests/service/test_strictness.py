@@ -43,6 +43,15 @@ def test_query_parameters(engine, query, status):
     ask(engine, talk)
 
 
+def test_of_headers_with_one_name_the_first_counts(engine):
+    async def talk(client):
+        kinds = [("Content-Type", NPY), ("Content-Type", "text/plain")]
+        assert (await client.post("/embed", content=ONE, headers=kinds)).status_code == 200
+        assert (await client.post("/embed", content=ONE, headers=kinds[::-1])).status_code == 415
+
+    ask(engine, talk)
+
+
 @pytest.mark.parametrize(
     ("content_type", "status"),
     [
