@@ -28,18 +28,6 @@ INITIAL_RATE = 50_000.0
 RATE_MEMORY = 0.8
 
 
-class Refused(Exception):  # noqa: N818
-    """The callable refused sequences of this job; the cause is its exception.
-
-    Attributes:
-        first_row: the row of the job that was the callable's row 0.
-    """
-
-    def __init__(self, first_row: int) -> None:
-        super().__init__(f"refused, counted from row {first_row}")
-        self.first_row = first_row
-
-
 @dataclass(frozen=True)
 class BatchReport:
     """One call of the engine: its sequences, timesteps and seconds."""
@@ -259,7 +247,7 @@ class Batcher:
             # One of several may be at fault: alone, each gets its own answer.
             self._alone.extend(call.pieces)
         elif isinstance(result, self._refused):
-            _refuse(call.pieces[0], result)
+            call.pieces[0].refuse(result)
         else:
             raise result
 
@@ -295,10 +283,3 @@ class Batcher:
         for job in self._admitted:
             if not job.future.done():
                 job.future.set_exception(UnavailableError(self.unavailable or "closed"))
-
-
-def _refuse(piece: Piece, error: Exception) -> None:
-    if not piece.job.future.done():
-        refusal = Refused(piece.start)
-        refusal.__cause__ = error
-        piece.job.future.set_exception(refusal)

@@ -13,6 +13,18 @@ from model.sequences import FloatArray, LengthArray, Sequences
 Number = TypeVar("Number", bound=np.generic)
 
 
+class Refused(Exception):  # noqa: N818
+    """The engine refused sequences of this job; the cause is its exception.
+
+    Attributes:
+        first_row: the row of the job that was the engine's row 0.
+    """
+
+    def __init__(self, first_row: int) -> None:
+        super().__init__(f"refused, counted from row {first_row}")
+        self.first_row = first_row
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """A job's answer.
@@ -82,6 +94,13 @@ class Piece:
     def lengths(self) -> LengthArray:
         """`[batch]` int64."""
         return self.job.sequences.lengths[self.start : self.stop]
+
+    def refuse(self, cause: Exception) -> None:
+        """Answers its job, where somebody still waits, with `Refused`."""
+        if not self.job.future.done():
+            refusal = Refused(self.start)
+            refusal.__cause__ = cause
+            self.job.future.set_exception(refusal)
 
 
 Waiting = OrderedDict[Job, None]

@@ -7,8 +7,8 @@ from typing import Any
 
 from model.engine import Engine, available_processors
 from model.sequences import SequenceError, Sequences
-from service.batcher import Batcher, Refused
-from service.jobs import Result
+from service.batcher import Batcher
+from service.jobs import Refused, Result
 from service.metrics import Metrics
 from service.notes import note
 from service.settings import Settings

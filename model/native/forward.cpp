@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "inputs.hpp"
+
 namespace tritserve {
 namespace {
 
@@ -93,11 +95,10 @@ class Pass {
     for (size_t r = mine.begin; r < mine.end; ++r) {
       const size_t row = rows.begin + r;
       const Sequence& sequence = sequence_of(row);
-      const size_t timestep = row - sequence.first_row;
-      const float* values = values_at(sequence, timestep);
       float* out =
           model_.has_input_projection ? block_.standardized.data() + r * width : x(row);
-      if (s_.differences) values = with_differences(values, timestep, out);
+      const float* values =
+          input(s_, sequence, row - sequence.first_row, own_.averages.data(), out);
       k_.standardize(values, model_.mean.data(), model_.std.data(), features, out);
     }
     meet_by_columns();
@@ -105,42 +106,6 @@ class Pass {
       linear(model_.input_projection,
              {block_.standardized.data(), width, features, rows.size()}, x(rows.begin), hidden_,
              Epilogue::store);
-  }
-
-  // A row's features, with those of the rows before it that its differences need before them.
-  const float* values_at(const Sequence& sequence, size_t row) const {
-    const size_t n = s_.embed_dim;
-    if (s_.stride == 1) return sequence.values + row * n;
-    const size_t before = std::min(row, s_.differences);
-    float* averages = own_.averages.data();
-    for (size_t i = 0; i <= before; ++i) average(sequence, row - before + i, averages + i * n);
-    return averages + before * n;
-  }
-
-  // As model/sequences.py does, in the order of time.
-  void average(const Sequence& sequence, size_t row, float* out) const {
-    const size_t n = s_.embed_dim, begin = row * s_.stride;
-    const size_t end = std::min(begin + s_.stride, sequence.timesteps);
-    const float* values = sequence.values;
-    std::copy(values + begin * n, values + (begin + 1) * n, out);
-    for (size_t t = begin + 1; t < end; ++t)
-      for (size_t i = 0; i < n; ++i) out[i] += values[t * n + i];
-    for (size_t i = 0; i < n; ++i) out[i] /= static_cast<float>(end - begin);
-  }
-
-  // A timestep's features followed by their differences over time, 0 where a sequence starts.
-  const float* with_differences(const float* values, size_t timestep, float* out) const {
-    const size_t n = s_.embed_dim;
-    for (size_t i = 0; i < n; ++i) {
-      const float* now = values + i;
-      const float first = timestep ? now[0] - *(now - n) : 0.0f;
-      out[i] = now[0];
-      out[n + i] = first;
-      if (s_.differences < 2) continue;
-      const float before = timestep > 1 ? *(now - n) - *(now - 2 * n) : 0.0f;
-      out[2 * n + i] = timestep ? first - before : 0.0f;
-    }
-    return out;
   }
 
   const Sequence& sequence_of(size_t row) const {

@@ -9,8 +9,9 @@ import weakref
 import numpy as np
 import pytest
 
-from service.batcher import Batcher, Refused
+from service.batcher import Batcher
 from service.errors import DeadlineError, UnavailableError
+from service.jobs import Refused
 from tests.builders import random_batch
 
 
