@@ -1,5 +1,5 @@
 // What a row of the model is made from: `stride` timesteps averaged, their differences beside them.
-// To the last bit what model/sequences.py computes: one operation after the other, in order of time.
+// To the last bit what model/sequences.py computes: one operation after the other, in time order.
 #pragma once
 
 #include <algorithm>

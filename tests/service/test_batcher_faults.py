@@ -99,9 +99,10 @@ def test_the_loop_goes_on_while_a_call_that_nobody_waits_for_ends():
 def test_many_waiting_jobs_cost_no_more_each():
     async def seconds(jobs):
         queue = batcher(first_timesteps, batch=50)
-        start = time.perf_counter()
+        # Of the processor: other processes on the machine must not count.
+        start = time.process_time()
         await asyncio.gather(*(queue.submit(random_batch([1], 2)) for _ in range(jobs)))
-        took = time.perf_counter() - start
+        took = time.process_time() - start
         await queue.drain(1)
         return took
 
