@@ -162,7 +162,9 @@ def write(
         "name": name,
         "training": json.dumps(training, sort_keys=True, allow_nan=False),
     }
-    data = _sort_metadata(safetensors.numpy.save(arrays, metadata))
+    # safetensors writes memory as it is, whatever the strides say.
+    contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+    data = _sort_metadata(safetensors.numpy.save(contiguous, metadata))
     model = parse(data)
     path.write_bytes(data)
     return model

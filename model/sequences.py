@@ -32,7 +32,7 @@ class Sequences:
     """A ragged batch.
 
     Attributes:
-        values: `[timesteps, embed_dim]` float32, all sequences one after the other.
+        values: `[timesteps, embed_dim]` float32, all sequences one after the other, C-contiguous.
         lengths: `[batch]` int64, each 1 or more, their sum is `timesteps`.
     """
 
@@ -63,7 +63,8 @@ class Sequences:
                     row,
                 )
         lengths = np.array([len(array) for array in arrays], dtype=np.int64)
-        return cls(np.concatenate(arrays), lengths)
+        # Transposed arrays make another one; safetensors would write its memory as it is.
+        return cls(np.ascontiguousarray(np.concatenate(arrays)), lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)

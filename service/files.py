@@ -97,4 +97,4 @@ def _float32(values: npt.NDArray[Any], path: Path) -> FloatArray:
             "they must be floats, [timesteps, embed_dim]"
         )
     with np.errstate(over="ignore"):
-        return values.astype(np.float32)
+        return np.ascontiguousarray(values, dtype=np.float32)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.engine import Engine
-from model.packed import PackedFileError, parse, read
+from model.packed import PackedFileError, parse, read, write
 from tests.builders import random_packed
 
 ATTACKS = Path(__file__).parent.parent / "attacks"
@@ -136,3 +136,17 @@ def test_what_was_written_is_what_is_read(tmp_path):
     assert found.revision == written.revision
     with pytest.raises(OSError, match="No such file"):
         read(tmp_path / "none")
+
+
+def test_arrays_in_column_order_are_written_in_row_order(tmp_path):
+    _, model = random_packed(tmp_path / "m")
+    turned = {name: np.asfortranarray(tensor) for name, tensor in model.tensors.items()}
+    again = write(
+        tmp_path / "n",
+        config=model.config,
+        name=model.name,
+        training=model.training,
+        layers=model.layers,
+        tensors=turned,
+    )
+    assert again.revision == model.revision

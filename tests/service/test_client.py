@@ -43,6 +43,34 @@ def test_arrays_in_arrays_out(engine):
     against_app(engine, talk)
 
 
+def columns_first(array):
+    return np.asfortranarray(array)
+
+
+def every_second(array):
+    return np.repeat(np.repeat(array, 2, axis=0), 2, axis=1)[::2, ::2]
+
+
+def backwards(array):
+    return array[::-1].copy()[::-1]
+
+
+@pytest.mark.parametrize("laid_out", [columns_first, every_second, backwards])
+@pytest.mark.parametrize("count", [1, 3])
+def test_how_arrays_lie_in_memory_changes_nothing(engine, laid_out, count):
+    """Features are often transposed: their memory is not in the order of their indices."""
+    parts = BATCH.split()[-count:]
+    lengths = np.array([len(part) for part in parts])
+    expected = engine.embed(np.concatenate(parts), lengths)
+
+    async def talk(client):
+        assert (await client.embed(map(laid_out, parts))).tobytes() == expected.tobytes()
+        dense = np.asfortranarray(np.stack([parts[-1]] * 2))
+        assert (await client.embed(dense)).tobytes() == 2 * expected[-1].tobytes()
+
+    against_app(engine, talk)
+
+
 def test_a_refusal_is_an_exception_that_tells_why(engine):
     async def talk(client):
         with pytest.raises(RequestError, match="takes at most 9") as caught:
