@@ -37,6 +37,7 @@ from model.config import ModelConfig, Quantize
 from model.errors import UserError, explain
 from model.layout import Layout, layout
 from model.sequences import FloatArray
+from model.tensors import save_tensors
 from model.trits import Bytes, TritError, Trits, packed_size, unpack_binary, unpack_ternary
 
 FORMAT = "tritserve/1"
@@ -162,9 +163,7 @@ def write(
         "name": name,
         "training": json.dumps(training, sort_keys=True, allow_nan=False),
     }
-    # safetensors writes memory as it is, whatever the strides say.
-    contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-    data = _sort_metadata(safetensors.numpy.save(contiguous, metadata))
+    data = _sort_metadata(save_tensors(arrays, metadata))
     model = parse(data)
     path.write_bytes(data)
     return model

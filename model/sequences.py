@@ -63,7 +63,7 @@ class Sequences:
                     row,
                 )
         lengths = np.array([len(array) for array in arrays], dtype=np.int64)
-        # Transposed arrays make another one; safetensors would write its memory as it is.
+        # Transposed arrays would be joined to one that is not C-contiguous.
         return cls(np.ascontiguousarray(np.concatenate(arrays)), lengths)
 
     def __len__(self) -> int:

@@ -73,7 +73,6 @@ class Batcher:
         stuck_seconds: float = 60.0,
         on_batch: Callable[[BatchReport], None] = lambda _: None,
     ) -> None:
-        self._compute = compute
         self._refused = refused
         self._queue_timesteps = queue_timesteps
         self._batch_timesteps = batch_timesteps
@@ -86,8 +85,7 @@ class Batcher:
         self._scheduled = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._loop: asyncio.AbstractEventLoop
-        self._thread: EngineThread
+        self._thread = EngineThread(compute)
         # Timesteps and seconds of the calls so far, earlier ones weighing less.
         self._measured = (INITIAL_RATE, 1.0)
         self._stuck = False
@@ -95,11 +93,6 @@ class Batcher:
         self._admitted: set[Job] = set()
         self._admitted_timesteps = 0
         self._failure: str | None = None
-
-    def start(self) -> None:
-        """Starts computing; call it inside the event loop."""
-        self._loop = asyncio.get_running_loop()
-        self._thread = EngineThread(self._compute, self._loop)
 
     @property
     def admitted_requests(self) -> int:
@@ -143,11 +136,12 @@ class Batcher:
         if reason := self.unavailable:
             raise UnavailableError(reason)
         self._check_room(len(sequences.values))
+        loop = asyncio.get_running_loop()
         job = Job(
             sequences=sequences,
             offsets=sequences.offsets,
             deadline=deadline,
-            future=self._loop.create_future(),
+            future=loop.create_future(),
             submitted=time.monotonic(),
         )
         self._admitted.add(job)
@@ -157,7 +151,7 @@ class Batcher:
         if not self._call and not self._scheduled:
             # Not at once: what came together goes into one batch.
             self._scheduled = True
-            self._loop.call_soon(self._start_next)
+            loop.call_soon(self._start_next)
         try:
             if deadline is None:
                 return await job.future
@@ -210,7 +204,8 @@ class Batcher:
             if pieces:
                 values = join([piece.values for piece in pieces])
                 lengths = join([piece.lengths for piece in pieces])
-                watchdog = self._loop.call_later(self._stuck_seconds, self._declare_stuck)
+                loop = asyncio.get_running_loop()
+                watchdog = loop.call_later(self._stuck_seconds, self._declare_stuck)
                 self._call = _Call(pieces, len(values), len(lengths), now, watchdog)
                 self._thread.call(values, lengths, self._finish_call)
         except Exception as error:

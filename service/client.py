@@ -18,6 +18,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from model.sequences import Sequences
+from model.tensors import save_tensors
 from service.media import SAFETENSORS
 from service.options import Overlong, Precision
 
@@ -54,7 +55,7 @@ class _Protocol:
         """Arguments of the HTTP request that embeds `sequences`."""
         batch = Sequences.from_list(sequences)
         return {
-            "content": safetensors.numpy.save({"values": batch.values, "lengths": batch.lengths}),
+            "content": save_tensors({"values": batch.values, "lengths": batch.lengths}),
             "headers": {"Content-Type": SAFETENSORS, "Accept": SAFETENSORS},
             "params": {
                 "normalize": str(normalize).lower(),

@@ -91,7 +91,6 @@ class EmbeddingService:
 
     def start(self) -> None:
         """Starts answering; call it inside the event loop."""
-        self.served.batcher.start()
         self._started = True
         if self.metrics.shared:
             self._refreshing = asyncio.create_task(self._refresh())
@@ -144,7 +143,6 @@ class EmbeddingService:
         async with self._reloading:
             engine = await asyncio.to_thread(load_engine, self.settings)
             fresh = ServedModel(self.settings, engine, self.metrics)
-            fresh.batcher.start()
             old, self.served = self.served, fresh
             self.metrics.show_model(self._labels())
             retirement = asyncio.create_task(old.retire(self.settings.drain_seconds))

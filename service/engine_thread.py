@@ -10,6 +10,7 @@ from model.sequences import FloatArray, LengthArray
 
 Compute = Callable[[FloatArray, LengthArray], FloatArray]
 Done = Callable[[FloatArray | Exception], None]
+_Call = tuple[FloatArray, LengthArray, Done, asyncio.AbstractEventLoop]
 
 
 class EngineThread:
@@ -20,18 +21,19 @@ class EngineThread:
     Args:
         compute: takes `values [timesteps, embed_dim]` and `lengths [batch]`, returns
             `[batch, hidden_size]`.
-        loop: where the results go.
     """
 
-    def __init__(self, compute: Compute, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, compute: Compute) -> None:
         self._compute = compute
-        self._loop = loop
-        self._calls: SimpleQueue[tuple[FloatArray, LengthArray, Done] | None] = SimpleQueue()
-        threading.Thread(target=self._run, name="engine", daemon=True).start()
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._started = False
 
     def call(self, values: FloatArray, lengths: LengthArray, done: Done) -> None:
-        """Computes, then gives what came of it to `done`, in the event loop."""
-        self._calls.put((values, lengths, done))
+        """Computes, then gives what came of it to `done`, in the event loop of the caller."""
+        if not self._started:
+            self._started = True
+            threading.Thread(target=self._run, name="engine", daemon=True).start()
+        self._calls.put((values, lengths, done, asyncio.get_running_loop()))
 
     def stop(self) -> None:
         """Ends the thread once it has finished its calls."""
@@ -46,12 +48,12 @@ class EngineThread:
         call = self._calls.get()
         if call is None:
             return False
-        values, lengths, done = call
+        values, lengths, done, loop = call
         try:
             result: FloatArray | Exception = self._compute(values, lengths)
         except Exception as error:
             result = error
         # Where the loop is closed, nobody waits any more.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(done, result)
+            loop.call_soon_threadsafe(done, result)
         return True

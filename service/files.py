@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from model.errors import UserError
 from model.sequences import FloatArray, Sequences, check_lengths
+from model.tensors import save_tensors
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
@@ -70,7 +71,7 @@ def write_embeddings(path: Path, embeddings: FloatArray) -> None:
     elif path.suffix == ".npz":
         np.savez(path, embeddings=embeddings)
     else:
-        safetensors.numpy.save_file({"embeddings": embeddings}, path)
+        path.write_bytes(save_tensors({"embeddings": embeddings}))
 
 
 def check_suffix(path: Path) -> None:

@@ -28,6 +28,7 @@ from model.sequences import (
     check_lengths,
     check_width,
 )
+from model.tensors import save_tensors
 from service.errors import InvalidError, UnparseableError, UnsupportedMediaTypeError
 from service.json_body import decode_json
 from service.media import JSON, MEDIA_TYPES, NPY, SAFETENSORS, parse_content_type
@@ -156,8 +157,7 @@ def read_options(query: Mapping[str, str]) -> Options:
 def _decode_npy(body: bytes) -> Sequences:
     array = read_npy(body)
     batch, seq_len, width = array.shape
-    lengths = np.empty(batch, dtype=np.int64)
-    lengths.fill(seq_len)
+    lengths = np.full(batch, seq_len, dtype=np.int64)
     return Sequences(_float32(array).reshape(batch * seq_len, width), lengths)
 
 
@@ -213,7 +213,7 @@ def encode(answer: EmbedAnswer, media_type: str) -> tuple[bytes, dict[str, str]]
     if media_type == SAFETENSORS:
         tensors = {"embeddings": rows, **({} if scales is None else {"scales": scales})}
         metadata = {name: json.dumps(value) for name, value in about.items()}
-        return safetensors.numpy.save(tensors, metadata), headers
+        return save_tensors(tensors, metadata), headers
     headers |= {
         "Tritserve-Model": quote(answer.model["name"]),
         "Tritserve-Revision": answer.model["revision"],

@@ -13,6 +13,7 @@ FLOORS = {
     "model.config": 1,
     "model.pretrained": 1,
     "model.sequences": 1,
+    "model.tensors": 1,
     "model.golden": 2,
     "model.trits": 2,
     "model.layout": 2,

@@ -35,11 +35,9 @@ class Engine:
 
 
 def batcher(engine, queue=1000, batch=64, **options):
-    made = Batcher(
+    return Batcher(
         engine, refused=(ValueError,), queue_timesteps=queue, batch_timesteps=batch, **options
     )
-    made.start()
-    return made
 
 
 def expected(batch):

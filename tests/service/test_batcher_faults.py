@@ -16,9 +16,7 @@ from tests.builders import random_batch
 
 
 def batcher(compute, queue=100_000, batch=64):
-    made = Batcher(compute, refused=(ValueError,), queue_timesteps=queue, batch_timesteps=batch)
-    made.start()
-    return made
+    return Batcher(compute, refused=(ValueError,), queue_timesteps=queue, batch_timesteps=batch)
 
 
 def first_timesteps(values, lengths):
@@ -151,6 +149,16 @@ def test_rows_that_do_not_fit_fail_the_engine():
     asyncio.run(main())
 
 
+def test_a_batcher_that_computed_nothing_drains():
+    async def main():
+        queue = batcher(first_timesteps)
+        assert await queue.drain(1)
+        with pytest.raises(UnavailableError, match="closed"):
+            await queue.submit(random_batch([1], 2))
+
+    asyncio.run(main())
+
+
 def test_a_report_that_fails_leaves_nobody_waiting():
     def report(_):
         raise RuntimeError("no counter")
@@ -163,7 +171,6 @@ def test_a_report_that_fails_leaves_nobody_waiting():
             batch_timesteps=64,
             on_batch=report,
         )
-        queue.start()
         with pytest.raises(UnavailableError, match="no counter"):
             await queue.submit(random_batch([1, 2], 2))
         assert await queue.drain(1)
