@@ -9,6 +9,7 @@ from model.sequences import FloatArray, Sequences
 def augment(
     batch: Sequences,
     how: Augmentation,
+    mean: FloatArray,
     std: FloatArray,
     max_timesteps: int,
     rng: np.random.Generator,
@@ -18,31 +19,38 @@ def augment(
     Args:
         batch: the sequences.
         how: strength of each change; with all of them 0 the batch comes back as it is.
-        std: `[embed_dim]` float32, deviation of each feature over the training set.
+        mean: `[embed_dim]` float32, mean of each feature over the training set.
+        std: `[embed_dim]` float32, its deviation; 0 where it is constant.
         max_timesteps: warped sequences are not made longer than this.
         rng: the only source of chance.
     """
     if not any(how.model_dump().values()):
         return batch
     return Sequences.from_list(
-        [_augment(sequence, how, std, max_timesteps, rng) for sequence in batch.split()]
+        [_augment(sequence, how, mean, std, max_timesteps, rng) for sequence in batch.split()]
     )
 
 
 def _augment(
     x: FloatArray,
     how: Augmentation,
+    mean: FloatArray,
     std: FloatArray,
     max_timesteps: int,
     rng: np.random.Generator,
 ) -> FloatArray:
+    features = x.shape[1]
+    if how.mix:
+        # Each feature gains about `mix` of its own deviation, however many there are.
+        turn = how.mix / np.sqrt(features) * rng.standard_normal((features, features))
+        standard = (x - mean) / np.where(std, std, 1)
+        x = x + standard @ turn.astype(np.float32) * std
     if how.crop:
         length = max(1, round(len(x) * rng.uniform(1 - how.crop, 1)))
         start = rng.integers(len(x) - length + 1)
         x = x[start : start + length]
     if how.warp:
         x = _warp(x, how.warp, max_timesteps, rng)
-    features = x.shape[1]
     scale = np.exp(how.scale * rng.standard_normal(features))
     offset = how.offset * rng.standard_normal(features) * std
     noise = how.jitter * rng.standard_normal(x.shape) * std

@@ -1,9 +1,11 @@
 """The encoder with its losses, its optimiser and its schedule.
 
 The losses are those of `Objective`: cross-entropy of a linear classifier on the embedding, the mean
-squared error of the next standardised timestep predicted linearly from each one, and the contrast
-of SimCLR (Chen et al. 2020, arXiv 2002.05709, eq. 1): of all views in a batch, an embedding must
-find the other view of its own sequence. The optimiser is AdamW with BitNet's two-stage schedule.
+squared error of the next standardised timestep predicted linearly from each one, the contrast of
+SimCLR (Chen et al. 2020, arXiv 2002.05709, eq. 1): of all views in a batch, an embedding must find
+the other view of its own sequence, and the mean squared error of the whole standardised sequence at
+16 points in time, predicted linearly from its embedding. The optimiser is AdamW with BitNet's
+two-stage schedule.
 """
 
 import torch
@@ -13,6 +15,28 @@ from torch import Tensor, nn
 from model.bitnet import BitNet
 from model.config import ModelConfig
 from model.recipe import Objective, Schedule
+
+# Points in time at which a sequence is reconstructed.
+RECONSTRUCTED = 16
+
+
+def resample(rows: Tensor, lengths: Tensor, points: int) -> Tensor:
+    """Each sequence at evenly spaced points in time, its ends among them, linearly interpolated.
+
+    Args:
+        rows: `[timesteps, features]` float32.
+        lengths: `[batch]` int64; their sum is `timesteps`.
+        points: 2 or more.
+
+    Returns:
+        `[batch, points, features]` float32.
+    """
+    starts = (lengths.cumsum(0) - lengths)[:, None]
+    last = lengths[:, None] - 1
+    at = torch.linspace(0, 1, points) * last
+    before = at.long()
+    after = torch.minimum(before + 1, last)
+    return torch.lerp(rows[starts + before], rows[starts + after], (at - before)[..., None])
 
 
 def nt_xent(projected: Tensor, temperature: float) -> Tensor:
@@ -44,6 +68,8 @@ class Learner(nn.Module):
             self.heads["classifier"] = nn.Linear(config.hidden_size, classes)
         if objective.next_timestep:
             self.heads["predictor"] = nn.Linear(config.hidden_size, config.embed_dim)
+        if objective.reconstruction:
+            self.heads["decoder"] = nn.Linear(config.hidden_size, RECONSTRUCTED * config.embed_dim)
         if objective.contrast:
             width = config.hidden_size
             self.heads["projector"] = nn.Sequential(
@@ -61,24 +87,36 @@ class Learner(nn.Module):
         """
         inputs, lengths = self.encoder.read(values, lengths)
         encoded = self.encoder.encode(inputs, lengths)
+        features = inputs[:, : self.encoder.config.embed_dim]
+        objective = self.objective
         total = encoded.new_zeros(())
-        if "projector" in self.heads:
-            projected = self.heads["projector"](self.encoder.pool(encoded, lengths))
-            total = total + self.objective.contrast * nt_xent(projected, self.objective.temperature)
-        if labels is not None and "classifier" in self.heads:
-            logits = self.heads["classifier"](self.encoder.pool(encoded, lengths))
-            smoothing = self.objective.label_smoothing
-            total = total + self.objective.classification * F.cross_entropy(
-                logits, labels, label_smoothing=smoothing
+        if objective.next_timestep:
+            total = total + objective.next_timestep * self._next(encoded, features, lengths)
+        if not (objective.classification or objective.contrast or objective.reconstruction):
+            return total
+        embeddings = self.encoder.pool(encoded, lengths)
+        if objective.classification:
+            assert labels is not None
+            logits = self.heads["classifier"](embeddings)
+            total = total + objective.classification * F.cross_entropy(
+                logits, labels, label_smoothing=objective.label_smoothing
             )
-        if "predictor" in self.heads:
-            has_next = torch.ones(len(inputs), dtype=torch.bool)
-            has_next[lengths.cumsum(0) - 1] = False
-            if has_next.any():
-                predicted = self.heads["predictor"](encoded[has_next])
-                target = inputs[1:, : self.encoder.config.embed_dim][has_next[:-1]]
-                total = total + self.objective.next_timestep * F.mse_loss(predicted, target)
+        if objective.contrast:
+            projected = self.heads["projector"](embeddings)
+            total = total + objective.contrast * nt_xent(projected, objective.temperature)
+        if objective.reconstruction:
+            target = resample(features, lengths, RECONSTRUCTED).flatten(1)
+            decoded = self.heads["decoder"](embeddings)
+            total = total + objective.reconstruction * F.mse_loss(decoded, target)
         return total
+
+    def _next(self, encoded: Tensor, features: Tensor, lengths: Tensor) -> Tensor:
+        has_next = torch.ones(len(features), dtype=torch.bool)
+        has_next[lengths.cumsum(0) - 1] = False
+        if not has_next.any():
+            return encoded.new_zeros(())
+        predicted = self.heads["predictor"](encoded[has_next])
+        return F.mse_loss(predicted, features[1:][has_next[:-1]])
 
 
 def make_optimizer(learner: Learner, schedule: Schedule) -> torch.optim.AdamW:

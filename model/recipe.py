@@ -33,10 +33,14 @@ class Objective(_Table):
     """NT-Xent between two augmented views of each sequence; needs no labels."""
     temperature: float = Field(default=0.2, gt=0.0)
     """Of the contrast."""
+    reconstruction: float = Field(default=0.0, ge=0.0)
+    """Mean squared error of the standardised sequence at 16 evenly spaced points in time,
+    predicted linearly from the embedding; needs no labels."""
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
-        if not self.classification and not self.next_timestep and not self.contrast:
+        weights = self.classification, self.next_timestep, self.contrast, self.reconstruction
+        if not any(weights):
             raise ValueError("every loss has weight 0; nothing would be trained")
         return self
 
@@ -71,6 +75,9 @@ class Augmentation(_Table):
     """Deviation of the logarithm of a factor per sequence and feature."""
     offset: float = Field(default=0.0, ge=0.0)
     """Deviation of an offset per sequence and feature."""
+    mix: float = Field(default=0.0, ge=0.0)
+    """Deviation of what a random linear map per sequence adds to each feature from all of them:
+    sensors turned, another body or voice."""
     warp: float = Field(default=0.0, ge=0.0, lt=1.0)
     """A sequence is resampled to 1 - warp to 1 + warp of its length, unevenly in time."""
 

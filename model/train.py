@@ -71,7 +71,7 @@ class _Training:
         self.data, self.held_out = hold_out(self.whole, recipe.validation, self.rng)
         self.config = _model_config(recipe, self.whole)
         self.learner = Learner(self.config, self.whole.classes, recipe.objective)
-        self.std = _fit_standardization(self.learner.encoder, self.data.sequences)
+        self.statistics = _fit_standardization(self.learner.encoder, self.data.sequences)
         self.optimizer = make_optimizer(self.learner, recipe.schedule)
         self.batches = _Batches(self.data, recipe.schedule.batch_size, self.rng)
         self.monitor = Monitor(self.learner.encoder)
@@ -86,7 +86,11 @@ class _Training:
         if recipe.objective.contrast:
             batch = batch.select(np.tile(np.arange(len(batch.sequences)), 2))
         sequences = augment(
-            batch.sequences, recipe.augmentation, self.std, self.config.max_timesteps, self.rng
+            batch.sequences,
+            recipe.augmentation,
+            *self.statistics,
+            self.config.max_timesteps,
+            self.rng,
         )
         inputs = torch.from_numpy(sequences.values), torch.from_numpy(sequences.lengths)
         loss = self.learner.loss(*inputs, _labels(batch))
@@ -229,17 +233,18 @@ def _model_config(recipe: Recipe, data: Dataset) -> ModelConfig:
     return config
 
 
-def _fit_standardization(model: BitNet, sequences: Sequences) -> FloatArray:
+def _fit_standardization(model: BitNet, sequences: Sequences) -> tuple[FloatArray, FloatArray]:
+    """Sets the encoder's `mean` and `std`; returns those of the features, 0 for a constant's."""
     shorter, short = shorten(sequences.values, sequences.lengths, model.config.stride)
     inputs = with_differences(shorter, short, model.config.differences)
     mean = inputs.mean(axis=0, dtype=np.float64)
     std = inputs.std(axis=0, dtype=np.float64)
-    # A constant feature says nothing; dividing by 1 keeps it at zero.
-    std[std < 1e-8 * np.maximum(1.0, np.abs(mean))] = 1.0
+    std[std < 1e-8 * np.maximum(1.0, np.abs(mean))] = 0.0
     model.standardize.mean.copy_(torch.from_numpy(mean))
-    model.standardize.std.copy_(torch.from_numpy(std))
-    deviation: FloatArray = std[: model.config.embed_dim].astype(np.float32)
-    return deviation
+    # A constant feature says nothing; dividing by 1 keeps it at zero.
+    model.standardize.std.copy_(torch.from_numpy(np.where(std, std, 1.0)))
+    features = slice(model.config.embed_dim)
+    return mean[features].astype(np.float32), std[features].astype(np.float32)
 
 
 def _scores(learner: Learner, data: Dataset, others: dict[str, Dataset]) -> dict[str, float]:

@@ -1,11 +1,11 @@
-"""The contrast, the views it sees, and the rule that makes a recipe."""
+"""The losses that need no labels, the views they see, and the rule that makes a recipe."""
 
 import numpy as np
 import pytest
 import torch
 
 from model.augment import augment
-from model.learner import nt_xent
+from model.learner import nt_xent, resample
 from model.probe import probe
 from model.recipe import (
     Augmentation,
@@ -45,7 +45,12 @@ def test_nt_xent_is_small_where_views_agree_and_sequences_differ():
 def test_a_crop_is_a_contiguous_part():
     batch = random_batch([10] * 200, 3)
     cropped = augment(
-        batch, Augmentation(crop=0.4), np.ones(3, np.float32), 99, np.random.default_rng(0)
+        batch,
+        Augmentation(crop=0.4),
+        np.zeros(3, np.float32),
+        np.ones(3, np.float32),
+        99,
+        np.random.default_rng(0),
     )
     assert set(cropped.lengths.tolist()) == {6, 7, 8, 9, 10}
     starts = set()
@@ -54,6 +59,27 @@ def test_a_crop_is_a_contiguous_part():
         starts.add(start)
         np.testing.assert_array_equal(part, whole[start : start + len(part)])
     assert starts == {0, 1, 2, 3, 4}
+
+
+def test_a_mix_is_a_linear_map_around_the_mean_in_units_of_deviation():
+    rng = np.random.default_rng(0)
+    mean = np.array([5, -3, 100, 7], np.float32)
+    std = np.array([1, 10, 0.1, 0], np.float32)
+    batch = Sequences.from_list(
+        [mean + std * rng.standard_normal((20, 4)).astype(np.float32) for _ in range(300)]
+    )
+    mixed = augment(batch, Augmentation(mix=0.3), mean, std, 99, rng)
+    assert mixed.lengths.tolist() == batch.lengths.tolist()
+    scale = np.where(std, std, 1)
+    changes = []
+    for before, after in zip(batch.split(), mixed.split(), strict=True):
+        x, y = (before - mean) / scale, (after - mean) / scale
+        turn, *_ = np.linalg.lstsq(x[:, :3], y[:, :3], rcond=None)
+        np.testing.assert_allclose(x[:, :3] @ turn, y[:, :3], atol=1e-4)
+        changes.append(turn - np.eye(3))
+    assert np.std(changes) == pytest.approx(0.3 / np.sqrt(4), rel=0.1)
+    assert abs(np.mean(changes)) < 0.02
+    np.testing.assert_array_equal(mixed.values[:, 3], np.float32(7))
 
 
 def test_contrast_learns_without_labels(tmp_path):
@@ -84,6 +110,38 @@ def test_contrast_learns_without_labels(tmp_path):
         x = embed(model, Sequences(values, np.full(96, 20)))
         scores.append(probe(x[:48], labels[:48], x[48:], labels[48:]).linear)
     assert scores[0] > scores[1]
+
+
+def test_resampling_interpolates_between_timesteps():
+    batch = random_batch([1, 2, 7, 16, 40], 3)
+    found = resample(torch.from_numpy(batch.values), torch.from_numpy(batch.lengths), 16)
+    for sequence, resampled in zip(batch.split(), found.numpy(), strict=True):
+        at = np.linspace(0, len(sequence) - 1, 16)
+        expected = [np.interp(at, np.arange(len(sequence)), sequence[:, i]) for i in range(3)]
+        np.testing.assert_allclose(resampled, np.stack(expected, axis=1), atol=1e-5)
+        np.testing.assert_array_equal(resampled[[0, -1]], sequence[[0, -1]])
+
+
+def test_reconstruction_learns_to_tell_a_sequence_from_its_embedding(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((200, 10, 2)).cumsum(axis=1).astype(np.float32).reshape(-1, 2)
+    lengths = np.full(200, 10)
+    np.savez(tmp_path / "walks.npz", train_values=values[:1500], train_lengths=lengths[:150])
+    how = Recipe(
+        name="walks",
+        dataset=tmp_path / "walks.npz",
+        model={"hidden_size": 32, "num_layers": 1, "dropout": 0.0, "pooling": "weighted_mean"},
+        objective=Objective(classification=0.0, next_timestep=0.0, reconstruction=1.0),
+        schedule=Schedule(steps=200),
+    )
+    trained = train(how)
+    assert set(trained.heads) == {"decoder.weight", "decoder.bias"}
+    unseen = Sequences(values[1500:], lengths[150:])
+    decoded = embed(trained.model, unseen) @ trained.heads["decoder.weight"].numpy().T
+    decoded += trained.heads["decoder.bias"].numpy()
+    standard = trained.model.standardize(torch.from_numpy(unseen.values))
+    target = resample(standard, torch.from_numpy(unseen.lengths), 16).flatten(1).numpy()
+    assert np.mean((decoded - target) ** 2) < 0.3 * np.mean(target**2)
 
 
 def test_the_rule_follows_the_data(tmp_path):

@@ -173,15 +173,15 @@ def test_a_recipes_data_set_is_beside_it(tmp_path):
 
 def test_augmentation_changes_sequences_within_bounds():
     batch = random_batch([10, 20, 1, 30], 3)
-    std = np.ones(3, dtype=np.float32)
+    mean, std = np.zeros(3, dtype=np.float32), np.ones(3, dtype=np.float32)
     rng = np.random.default_rng(0)
-    assert augment(batch, Augmentation(), std, 30, rng) is batch
+    assert augment(batch, Augmentation(), mean, std, 30, rng) is batch
 
-    noisy = augment(batch, Augmentation(jitter=0.1), std, 30, rng)
+    noisy = augment(batch, Augmentation(jitter=0.1), mean, std, 30, rng)
     assert noisy.lengths.tolist() == batch.lengths.tolist()
     assert 0.08 < np.std(noisy.values - batch.values) < 0.12
 
-    warped = augment(batch, Augmentation(warp=0.5), std, 30, rng)
+    warped = augment(batch, Augmentation(warp=0.5), mean, std, 30, rng)
     assert (warped.lengths <= 30).all()
     assert (warped.lengths >= batch.lengths * 0.4).all()
     assert warped.lengths.tolist() != batch.lengths.tolist()
