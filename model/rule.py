@@ -74,7 +74,9 @@ def recipe_for(
 
 
 _LABELLED = Objective(classification=1.0, label_smoothing=0.1, next_timestep=0.0)
-_UNLABELLED = Objective(classification=0.0, next_timestep=0.0, contrast=1.0, temperature=0.2)
+_UNLABELLED = Objective(
+    classification=0.0, next_timestep=3.0, contrast=1.0, temperature=0.2, reconstruction=3.0
+)
 _AUGMENTATION = Augmentation(jitter=0.05, scale=0.1, offset=0.1, warp=0.1)
 # Views must differ enough that telling them apart takes more than their values.
-_VIEWS = Augmentation(jitter=0.1, scale=0.2, offset=0.2, warp=0.2, crop=0.3)
+_VIEWS = Augmentation(jitter=0.1, scale=0.2, offset=0.2, mix=0.4, warp=0.2, crop=0.3)
