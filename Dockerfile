@@ -20,7 +20,7 @@ COPY --from=build /opt/tritserve /opt/tritserve
 ENV PATH=/opt/tritserve/bin:$PATH PYTHONDONTWRITEBYTECODE=1 TRITSERVE_HOST=0.0.0.0
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
-  CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health/ready', timeout=2)"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
+  CMD ["tritserve", "health"]
 ENTRYPOINT ["tritserve"]
 CMD ["serve"]

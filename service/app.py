@@ -1,7 +1,7 @@
 """The HTTP application: routes, error answers and request metrics around one engine."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from service.errors import (
     WrongMethodError,
 )
 from service.forms import EmbedForm
+from service.heads import Heads
 from service.metrics import Metrics
 from service.observed import Observed
 from service.oip import grpc_extra
@@ -41,9 +42,19 @@ if TYPE_CHECKING:
 
 
 def create_app(
-    settings: Settings, engine: Engine, traces: "TracerProvider | None" = None
+    settings: Settings,
+    engine: Engine,
+    traces: "TracerProvider | None" = None,
+    reload_others: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """The application around a loaded engine; `traces` is where spans go, if anywhere."""
+    """The application around a loaded engine.
+
+    Args:
+        settings: of the service.
+        engine: the loaded model.
+        traces: where spans go, if anywhere.
+        reload_others: makes the other workers load the packed file again.
+    """
     grpc_extra.check(settings)
     routes = (*ROUTES, *grpc_extra.routes(settings))
     metrics = Metrics(routes, openapi.STATUSES)
@@ -59,7 +70,7 @@ def create_app(
                 if not service.draining:
                     await service.finish()
 
-    app = FastAPI(
+    app = _Application(
         title="tritserve",
         version=version("tritserve"),
         description="Embeddings of numeric sequences, computed from 1.58-bit or 1-bit weights.",
@@ -71,17 +82,31 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
+    app.state.keyed = bool(settings.read_api_keys())
     app.add_middleware(CatchBugs)
     app.add_exception_handler(ServiceError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     _add_service(app, service)
+    _add_administration(app, service, reload_others)
     add_oip(app, service)
     add_docs(app)
     # Around all that FastAPI and Starlette put around the routes, which direct ones do without.
-    guarded = secure(DirectPosts(app.build_middleware_stack(), app.routes), settings)
+    answered = DirectPosts(Heads(app.build_middleware_stack()), app.routes)
+    guarded = secure(answered, settings)
     traced = Traced(guarded, traces) if traces else guarded
     app.middleware_stack = Observed(traced, metrics, SECURITY_HEADERS)
     return app
+
+
+class _Application(FastAPI):
+    """FastAPI whose description says what needs a key."""
+
+    def openapi(self) -> dict[str, Any]:
+        made = self.openapi_schema
+        description = super().openapi()
+        if not made:
+            openapi.complete(description, self.state.keyed)
+        return description
 
 
 def _add_service(app: FastAPI, service: EmbeddingService) -> None:
@@ -104,19 +129,6 @@ def _add_service(app: FastAPI, service: EmbeddingService) -> None:
         service.check_ready()
         return {"status": "ready"}
 
-    if service.settings.admin_key:
-        admin_key = service.settings.admin_key.get_secret_value()
-
-        @app.post("/admin/reload", **openapi.RELOAD)
-        async def reload(request: Request) -> dict[str, Any]:
-            given = request.headers.get("authorization", "").encode("latin-1")
-            if not is_one_of(bearer(given), [admin_key]):
-                raise UnauthorizedError("this needs the admin key: Authorization: Bearer <key>")
-            try:
-                return await service.reload()
-            except (OSError, PackedFileError) as error:
-                raise ReloadError(f"the old model goes on: {error}") from error
-
     @app.get("/metrics", **openapi.METRICS)
     async def metrics() -> Response:
         service.refresh_metrics()
@@ -124,6 +136,26 @@ def _add_service(app: FastAPI, service: EmbeddingService) -> None:
         render = service.metrics.render
         content = await asyncio.to_thread(render) if service.metrics.shared else render()
         return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _add_administration(
+    app: FastAPI, service: EmbeddingService, reload_others: Callable[[], None]
+) -> None:
+    if not service.settings.admin_key:
+        return
+    admin_key = service.settings.admin_key.get_secret_value()
+
+    @app.post("/admin/reload", **openapi.RELOAD)
+    async def reload(request: Request) -> dict[str, Any]:
+        given = request.headers.get("authorization", "").encode("latin-1")
+        if not is_one_of(bearer(given), [admin_key]):
+            raise UnauthorizedError("this needs the admin key: Authorization: Bearer <key>")
+        try:
+            about = await service.reload()
+        except (OSError, PackedFileError) as error:
+            raise ReloadError(f"the old model goes on: {error}") from error
+        reload_others()
+        return about
 
 
 async def _answer_error(request: Request, error: Exception) -> JSONResponse:
@@ -135,7 +167,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == WrongMethodError.status:
-        allow = (error.headers or {}).get("Allow")
+        allow = (error.headers or {}).get("Allow", "").replace("GET", "GET, HEAD")
         message = f"{path} does not take {request.method}, only {allow}"
         return await _answer_error(request, WrongMethodError(message, allow=allow))
     return await _answer_error(request, UnknownPathError(f"nothing is served at {path}"))

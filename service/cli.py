@@ -1,7 +1,6 @@
 """The `tritserve` command."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,11 +11,10 @@ from typing import Any, Literal, get_args
 
 import click
 import numpy as np
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from model.engine import Engine
-from model.errors import UserError, explain
+from model.errors import UserError
 from model.packed import read
 from model.pretrained import DEFAULT_MODEL
 from model.sequences import Sequences
@@ -79,20 +77,32 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(1), help="Processes on the port; 1 if not given.")
 def serve(model: Path, **given: Any) -> None:
     """Serves a packed model over HTTP; TRITSERVE_ variables set the rest."""
+    from service.served import load_engine  # noqa: PLC0415
     from service.server import check, run  # noqa: PLC0415
-    from service.settings import Settings, check_environment  # noqa: PLC0415
+    from service.settings import read_settings  # noqa: PLC0415
     from service.supervisor import Supervisor  # noqa: PLC0415
 
-    check_environment(os.environ)
-    try:
-        settings = Settings(model=model, **{k: v for k, v in given.items() if v is not None})
-    except ValidationError as error:
-        raise click.ClickException(f"settings: {explain(error)}") from error
+    settings = read_settings(model=model, **{k: v for k, v in given.items() if v is not None})
+    check(settings)
     if settings.workers > 1:
-        read(settings.model)
-        check(settings)
+        # What keeps one worker from starting keeps all.
+        load_engine(settings)
         sys.exit(Supervisor(settings).run())
     run(settings)
+
+
+@main.command()
+@click.option("--seconds", default=2.0, show_default=True, help="How long to wait for the answer.")
+def health(seconds: float) -> None:
+    """Asks the service that TRITSERVE_ variables describe, on this machine, whether it is ready.
+
+    The status is 0 if it is: for health checks of containers.
+    """
+    from service.health import check_ready  # noqa: PLC0415
+    from service.settings import read_settings  # noqa: PLC0415
+
+    check_ready(read_settings(), seconds)
+    click.echo("ready")
 
 
 @main.command()

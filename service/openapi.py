@@ -5,6 +5,7 @@ from typing import Any
 from service import errors
 from service.json_body import EmbedBody
 from service.media import JSON, NPY, SAFETENSORS
+from service.paths import ADMIN, is_open
 from service.schemas import (
     BINARY,
     COUNT,
@@ -44,6 +45,10 @@ _ANSWER_SCHEMA["properties"]["scales"] = {
 }
 
 
+def _errors(*several: type[errors.ServiceError]) -> dict[int, dict[str, Any]]:
+    return {error.status: describe_error(error) for error in several}
+
+
 EMBED: dict[str, Any] = {
     "summary": "Embed sequences",
     "description": "The same sequence gives the same embedding, bit for bit, whatever its "
@@ -59,7 +64,7 @@ EMBED: dict[str, Any] = {
                 },
             },
         },
-        **{error.status: describe_error(error) for error in EMBED_ERRORS},
+        **_errors(*EMBED_ERRORS),
     },
     "openapi_extra": {
         "parameters": [*query_parameters(), TIMEOUT_HEADER, ENCODING_HEADER],
@@ -81,34 +86,59 @@ EMBED: dict[str, Any] = {
         },
     },
 }
-_ON_EVERY_PATH = {
-    error.status: describe_error(error)
-    for error in (errors.UnauthorizedError, errors.HeadersTooLargeError)
-}
+
+
+_KEYED = errors.UnauthorizedError, errors.HeadersTooLargeError
+_HEALTH = _errors(errors.UnavailableError, errors.HeadersTooLargeError)
 
 INFO: dict[str, Any] = {
     "summary": "The model, its configuration and the limits",
-    "responses": _ON_EVERY_PATH,
+    "responses": _errors(*_KEYED),
 }
 LIVE: dict[str, Any] = {
     "summary": "Whether the process works; if not, restart it",
-    "responses": {503: describe_error(errors.UnavailableError)},
-}
-RELOAD: dict[str, Any] = {
-    "summary": "Load the packed file again",
-    "description": "What was accepted is answered by the old model. Needs the admin key.",
-    "responses": {
-        e.status: describe_error(e) for e in (errors.UnauthorizedError, errors.ReloadError)
-    },
+    "responses": _HEALTH,
 }
 READY: dict[str, Any] = {
     "summary": "Whether requests can be answered",
-    "responses": {503: describe_error(errors.UnavailableError)},
+    "responses": _HEALTH,
+}
+RELOAD: dict[str, Any] = {
+    "summary": "Load the packed file again",
+    "description": "What was accepted is answered by the old model. Other workers follow within a "
+    "moment. Needs the admin key.",
+    "responses": _errors(*_KEYED, errors.ReloadError),
 }
 METRICS: dict[str, Any] = {
     "summary": "Metrics for Prometheus",
     "responses": {
         200: {"description": "Metrics.", "content": {"text/plain": {}}},
-        **_ON_EVERY_PATH,
+        **_errors(*_KEYED),
     },
 }
+
+
+def complete(description: dict[str, Any], keyed: bool) -> None:
+    """Makes an API's description say of keys and of path parameters what is so.
+
+    Args:
+        description: as FastAPI makes it; changed in place.
+        keyed: whether API keys are set; without them, only administration needs a key.
+    """
+    components = description.setdefault("components", {})
+    # Path parameters are any text: FastAPI has nothing to refuse in them.
+    components.pop("schemas", None)
+    schemes = components.setdefault("securitySchemes", {})
+    for path, operations in description["paths"].items():
+        scheme = "admin_key" if path.startswith(ADMIN) else "api_key"
+        needs_key = scheme == "admin_key" or (keyed and not is_open(path))
+        if needs_key:
+            schemes[scheme] = {"type": "http", "scheme": "bearer"}
+        for operation in operations.values():
+            responses = operation["responses"]
+            if "HTTPValidationError" in str(responses.get("422")):
+                del responses["422"]
+            if needs_key:
+                operation["security"] = [{scheme: []}]
+            else:
+                responses.pop("401", None)

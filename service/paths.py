@@ -16,6 +16,7 @@ ROUTES = (
 """What requests are counted under."""
 
 _HEALTH = ("/health/", "/v2/health/")
+ADMIN = "/admin/"
 
 
 def route_of(path: str) -> str:
@@ -39,4 +40,4 @@ def is_polled(path: str) -> bool:
 
 def is_open(path: str) -> bool:
     """Whether no API key is asked for: probes have none, administration has a key of its own."""
-    return path.startswith((*_HEALTH, "/admin/"))
+    return path.startswith((*_HEALTH, ADMIN))

@@ -68,7 +68,7 @@ class _Server(uvicorn.Server):
 
 
 def check(settings: Settings) -> None:
-    """Raises SettingsError for what would keep every worker from starting."""
+    """Raises SettingsError for settings that would keep a server process from starting."""
     settings.read_api_keys()
     tls_options(settings)
     grpc_extra.check(settings)
@@ -77,12 +77,17 @@ def check(settings: Settings) -> None:
         tracing.finish(traces)
 
 
-def run(settings: Settings, listener: socket.socket | None = None) -> None:
+def run(
+    settings: Settings,
+    listener: socket.socket | None = None,
+    reload_others: Callable[[], None] = lambda: None,
+) -> None:
     """Serves until a signal ends it.
 
     Args:
         settings: of the service.
         listener: a listening socket to use instead of the settings' address.
+        reload_others: makes the other workers load the packed file again.
 
     Raises:
         OSError: the packed file cannot be read, or the address cannot be had.
@@ -90,7 +95,7 @@ def run(settings: Settings, listener: socket.socket | None = None) -> None:
     """
     logs.configure(settings)
     traces = tracing.start(os.environ)
-    app = create_app(settings, load_engine(settings), traces)
+    app = create_app(settings, load_engine(settings), traces, reload_others)
     service: EmbeddingService = app.state.service
     config = uvicorn.Config(
         app,

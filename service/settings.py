@@ -1,16 +1,17 @@
 """What an operator can set: arguments, or environment variables that begin with TRITSERVE_."""
 
+import os
 import re
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, FilePath, SecretStr
+from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model.engine import ISA_VARIABLE
-from model.errors import UserError
+from model.errors import UserError, explain
 from model.pretrained import DEFAULT_MODEL
 
 PREFIX = "TRITSERVE_"
@@ -133,8 +134,20 @@ class SettingsError(UserError):
     """Settings that make no sense."""
 
 
-def check_environment(names: Iterable[str]) -> None:
-    """Raises SettingsError if a variable looks like a setting but is none."""
+def read_settings(**given: Any) -> Settings:
+    """The settings from arguments and, where there is none, from the environment.
+
+    Raises:
+        SettingsError: one is unknown or out of range.
+    """
+    _check_names(os.environ)
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError(f"settings: {explain(error)}") from error
+
+
+def _check_names(names: Iterable[str]) -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {ISA_VARIABLE}
     unknown = sorted(n for n in names if n.upper().startswith(PREFIX) and n.upper() not in known)
     if unknown:

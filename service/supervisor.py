@@ -149,7 +149,14 @@ def _work(settings: Settings, listener: socket.socket, index: int) -> None:
     # By its place and not by its process: one that takes a place goes on counting there.
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: index)  # type: ignore[no-untyped-call]
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    run(settings, listener)
+    run(settings, listener, _reload_all)
+
+
+def _reload_all() -> None:
+    supervisor = parent_process()
+    assert supervisor
+    assert supervisor.pid
+    os.kill(supervisor.pid, signal.SIGHUP)
 
 
 def _end_with_parent() -> None:

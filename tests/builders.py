@@ -27,6 +27,7 @@ _CHOICES = {
 }
 SETTINGS = [dict(zip(_CHOICES, picks, strict=True)) for picks in product(*_CHOICES.values())]
 DATA = Path(__file__).parent.parent / "data"
+ATTACKS = Path(__file__).parent / "attacks"
 
 
 def random_batch(lengths: list[int], embed_dim: int, seed: int = 0) -> Sequences:

@@ -25,10 +25,22 @@ def _oip_error(error: type[errors.ServiceError]) -> dict[str, Any]:
     return describe_error(error) | {"content": {JSON: {"schema": _OIP_ERROR}}}
 
 
-OIP_ERRORS: dict[int | str, dict[str, Any]] = {
-    error.status: _oip_error(error)
-    for error in (errors.UnauthorizedError, errors.UnknownPathError, errors.UnavailableError)
+def _oip_errors(*several: type[errors.ServiceError]) -> dict[int | str, dict[str, Any]]:
+    return {error.status: _oip_error(error) for error in several}
+
+
+_KEYED = errors.UnauthorizedError, errors.HeadersTooLargeError
+HEALTH: dict[str, Any] = {
+    "responses": _oip_errors(errors.UnavailableError, errors.HeadersTooLargeError)
 }
+SERVER: dict[str, Any] = {"responses": _oip_errors(*_KEYED)}
+MODEL: dict[str, Any] = {"responses": _oip_errors(*_KEYED, errors.UnknownPathError)}
+MODEL_READY: dict[str, Any] = {
+    "responses": _oip_errors(*_KEYED, errors.UnknownPathError, errors.UnavailableError)
+}
+# The answer's form is what its outputs ask for, whatever `Accept` says.
+_INFER_ERRORS: list[type[errors.ServiceError]] = [errors.UnknownPathError]
+_INFER_ERRORS += [error for error in EMBED_ERRORS if error is not errors.NotAcceptableError]
 _HEADER_LENGTH = {
     "name": HEADER_LENGTH,
     "in": "header",
@@ -96,8 +108,7 @@ INFER: dict[str, Any] = {
             "description": "JSON, or JSON followed by the bytes of tensors.",
             "content": {JSON: {"schema": _INFER_ANSWER_SCHEMA}, OCTETS: BINARY},
         },
-        **OIP_ERRORS,
-        **{error.status: _oip_error(error) for error in EMBED_ERRORS},
+        **_oip_errors(*_INFER_ERRORS),
     },
     "openapi_extra": {
         "parameters": [_HEADER_LENGTH, TIMEOUT_HEADER, ENCODING_HEADER],

@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,3 +73,11 @@ def wait_until_ready(
             pass
         time.sleep(0.02)
     raise AssertionError(f"the service did not become ready:\n{log.read_text()}")
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Waits until the condition holds; fails if it does not in time."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.01)

@@ -3,11 +3,11 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -16,12 +16,11 @@ import pytest
 from model.engine import Engine
 from model.pretrained import DEFAULT_MODEL
 from service.client import Client, RequestError
-from tests.builders import DATA, random_packed
-from tests.end_to_end.server import refused_start, serving
+from tests.builders import ATTACKS, DATA, random_packed
+from tests.end_to_end.server import refused_start, serving, wait_for
 
 # Slow on purpose: a call of the engine takes a while, so that requests are caught in it.
 SLOW = {"embed_dim": 64, "hidden_size": 512, "num_layers": 4, "window_size": 500}
-SHARED = Path("/dev/shm")
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +37,6 @@ def large_batch(count=24):
 def embed(url, batch):
     with Client(url, retry_seconds=0) as client:
         return client.embed(batch)
-
-
-def wait_for(condition, seconds=20):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def queued(url):
@@ -199,118 +191,6 @@ def test_reloading_under_load_loses_nothing(tmp_path):
         assert (tmp_path / "log").read_text().count("now serving") == 5
 
 
-def worker_pids(process):
-    children = f"/proc/{process.pid}/task/{process.pid}/children"
-    with open(children) as file:  # noqa: PTH123
-        pids = file.read().split()
-    return {int(pid) for pid in pids if b"spawn_main" in command_line(pid)}
-
-
-def command_line(pid):
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
-            return file.read()
-    except OSError:
-        return b""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_workers_share_a_port_are_replaced_and_end_together(tmp_path):
-    body = {"sequences": [[[0.0] * 12]]}
-    with serving("--workers", "2", log=tmp_path / "log") as (url, process):
-        wait_for(lambda: len(worker_pids(process)) == 2)
-        victim, other = sorted(worker_pids(process))
-        os.kill(victim, signal.SIGKILL)
-        wait_for(lambda: len(worker_pids(process)) == 2 and victim not in worker_pids(process))
-        assert other in worker_pids(process)
-        for _ in range(20):
-            assert httpx.post(f"{url}/embed", json=body).status_code == 200
-        process.terminate()
-        assert process.wait(20) == 0, (tmp_path / "log").read_text()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_workers_count_together(tmp_path):
-    def metrics(url):
-        lines = httpx.get(f"{url}/metrics").text.splitlines()
-        return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-
-    def answered(url):
-        return float(metrics(url)['tritserve_requests_total{route="/embed",status="200"}'])
-
-    folders = set(SHARED.glob("tritserve-*"))
-    with serving("--workers", "2", log=tmp_path / "log") as (url, process):
-        wait_for(lambda: metrics(url).get("tritserve_ready") == "1.0")
-        assert answered(url) == 0
-        for count in range(1, 31):
-            httpx.post(f"{url}/embed", json={"sequences": [[[0.0] * 12]] * 2}).raise_for_status()
-            # Each connection may meet another worker.
-            assert [answered(url) for _ in range(3)] == [count] * 3
-        before = metrics(url)
-        assert before["tritserve_batch_sequences_sum"] == "60.0"
-        assert before["tritserve_timesteps_total"] == "60.0"
-        idle = [httpx.Client(base_url=url) for _ in range(20)]
-        for client in idle:
-            client.get("/health/live")
-        assert float(metrics(url)["tritserve_connections"]) == 21
-        for victim in worker_pids(process):
-            os.kill(victim, signal.SIGKILL)
-            wait_for(lambda: len(worker_pids(process)) == 2 and victim not in worker_pids(process))  # noqa: B023
-            wait_for(lambda: metrics(url).get("tritserve_ready") == "1.0")
-        # What was counted stays, what was open is gone.
-        assert answered(url) == 30
-        assert float(metrics(url)["tritserve_connections"]) == 1
-        (model,) = [name for name in metrics(url) if name.startswith("tritserve_model_info")]
-        assert metrics(url)[model] == "1.0"
-        for client in idle:
-            client.close()
-        process.terminate()
-        assert process.wait(20) == 0, (tmp_path / "log").read_text()
-    assert set(SHARED.glob("tritserve-*")) <= folders
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_supervisor_gives_up_when_no_worker_can_start(tmp_path):
-    model = shutil.copy(DEFAULT_MODEL, tmp_path / "model.safetensors")
-    log = tmp_path / "log"
-    with serving("--workers", "2", "--model", model, log=log) as (_, process):
-        wait_for(lambda: len(worker_pids(process)) == 2)
-        model.write_bytes(b"broken")
-        for pid in worker_pids(process):
-            os.kill(pid, signal.SIGKILL)
-        assert process.wait(60) == 1
-    assert "again and again" in log.read_text()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_reload_does_not_kill_workers_that_are_starting(tmp_path):
-    log = tmp_path / "log"
-    with serving("--workers", "2", log=log) as (url, process):
-        wait_for(lambda: len(worker_pids(process)) == 2)
-        os.kill(min(worker_pids(process)), signal.SIGKILL)
-        until = time.monotonic() + 3
-        while time.monotonic() < until:
-            process.send_signal(signal.SIGHUP)
-            time.sleep(0.01)
-        wait_for(lambda: len(worker_pids(process)) == 2)
-        assert httpx.get(f"{url}/health/ready").is_success
-        process.terminate()
-        assert process.wait(20) == 0
-    assert log.read_text().count("another one starts") == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_workers_end_when_their_supervisor_is_killed(tmp_path):
-    folders = set(SHARED.glob("tritserve-*"))
-    with serving("--workers", "2", log=tmp_path / "log") as (_, process):
-        wait_for(lambda: len(worker_pids(process)) == 2)
-        workers = worker_pids(process)
-        process.kill()
-        process.wait()
-        wait_for(lambda: not any(command_line(pid) for pid in workers))
-    assert set(SHARED.glob("tritserve-*")) <= folders
-
-
 def test_a_taken_port_or_a_missing_model_is_one_clear_line(tmp_path):
     with serving(log=tmp_path / "log") as (url, _):
         port = url.rsplit(":", 1)[1]
@@ -320,5 +200,59 @@ def test_a_taken_port_or_a_missing_model_is_one_clear_line(tmp_path):
         ]:
             assert message in refused_start(*arguments)
         environment = {"TRITSERVE_GRPC_PORT": port}
-        assert "in use" in refused_start("--workers", "2", environment=environment)
+        for workers in ("1", "2"):
+            assert "in use" in refused_start("--workers", workers, environment=environment)
     assert "does not exist" in refused_start("--model", tmp_path / "none")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_engine_that_cannot_be_had_is_one_clear_line(workers):
+    refused = refused_start("--workers", workers, environment={"TRITSERVE_ISA": "mmx"})
+    assert refused.startswith("Error: instruction set 'mmx' is not supported")
+    assert refused.count("\n") == 1
+    lies = ATTACKS / "config_lies_about_pooling.safetensors"
+    refused = refused_start("--workers", workers, "--model", lies)
+    assert refused.startswith("Error: ")
+    assert refused.count("\n") == 1
+
+
+def ask_health(**environment):
+    run = subprocess.run(
+        [sys.executable, "-m", "service.cli", "health"],
+        env=os.environ | environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    return run.returncode, run.stdout + run.stderr
+
+
+def test_health_is_a_command(tmp_path):
+    environment = {"TRITSERVE_DRAIN_DELAY_SECONDS": "5", "TRITSERVE_HOST": "0.0.0.0"}
+    with serving(log=tmp_path / "log", environment=environment) as (url, process):
+        where = {"TRITSERVE_PORT": url.rsplit(":", 1)[1]}
+        assert ask_health(**where, **environment) == (0, "ready\n")
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
+        assert ask_health(**where) == (1, "Error: not ready: the service is stopping\n")
+        process.kill()
+    status, message = ask_health(**where)
+    assert status == 1
+    assert message.startswith(f"Error: no answer from 127.0.0.1, port {where['TRITSERVE_PORT']}: ")
+    assert ask_health(TRITSERVE_PORT="x")[1].startswith("Error: settings: port: ")
+
+
+def test_head_is_get_without_a_body(tmp_path):
+    with serving(log=tmp_path / "log") as (url, _), httpx.Client(base_url=url) as client:
+        for path in ("/info", "/health/ready", "/metrics", "/docs", "/openapi.json", "/v2"):
+            head = client.head(path)
+            assert head.status_code == 200, path
+            assert head.content == b""
+            got = client.get(path)
+            assert got.content
+            assert head.headers["content-type"] == got.headers["content-type"]
+        assert client.head("/nothing").status_code == 404
+        refused = client.post("/info")
+        assert refused.status_code == 405
+        assert refused.headers["allow"] == "GET, HEAD"

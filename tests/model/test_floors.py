@@ -41,6 +41,8 @@ FLOORS = {
     "service.settings": 7,
     "service.describe": 7,
     "service.files": 7,
+    "service.health": 8,
+    "service.heads": 7,
     "service.media": 8,
     "service.npy": 8,
     "service.options": 8,

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +7,8 @@ from hypothesis import strategies as st
 
 from model.engine import Engine
 from model.packed import PackedFileError, parse, read, write
-from tests.builders import random_packed
+from tests.builders import ATTACKS, random_packed
 
-ATTACKS = Path(__file__).parent.parent / "attacks"
 EXPECTED = {
     "bias_nan": "query_key_value.bias' holds a value that is NaN or infinite",
     "byte_243": "query_key_value.packed': byte 0 is 243; five trits are at most 242",

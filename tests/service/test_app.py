@@ -379,11 +379,14 @@ def test_the_api_is_described(engine):
         embed = api["paths"]["/embed"]["post"]
         assert set(embed["requestBody"]["content"]) == {JSON, NPY, SAFETENSORS}
         assert set(embed["responses"]["200"]["content"]) == {JSON, NPY, SAFETENSORS}
-        declared = {"200", "400", "401", "406", "408", "413", "415", "422", "429"}
+        declared = {"200", "400", "406", "408", "413", "415", "422", "429"}
         declared |= {"431", "503", "504"}
         assert set(embed["responses"]) == declared
-        for path in ("/info", "/metrics"):
-            assert set(api["paths"][path]["get"]["responses"]) == {"200", "401", "431"}
+        for path in ("/info", "/metrics", "/v2"):
+            assert set(api["paths"][path]["get"]["responses"]) == {"200", "431"}
+        infer = api["paths"]["/v2/models/{name}/infer"]["post"]
+        assert set(infer["responses"]) == declared - {"406"} | {"404"}
+        assert not api["components"]["securitySchemes"]
         example = embed["requestBody"]["content"][JSON]["example"]
         assert set(example) == {"sequences"}
         # What the page at /docs would send without being asked to.
@@ -391,6 +394,24 @@ def test_the_api_is_described(engine):
         assert not sent
 
     ask(engine, talk)
+
+
+def test_the_description_says_what_needs_a_key(engine):
+    key = {"Authorization": "Bearer abc"}
+
+    async def talk(client):
+        api = (await client.get("/openapi.json", headers=key)).json()
+        for path, operations in api["paths"].items():
+            for operation in operations.values():
+                keyed = "/health/" not in path
+                assert ("security" in operation) == keyed, path
+                assert ("401" in operation["responses"]) == keyed, path
+        assert api["paths"]["/info"]["get"]["security"] == [{"api_key": []}]
+        assert api["paths"]["/admin/reload"]["post"]["security"] == [{"admin_key": []}]
+        bearer = {"type": "http", "scheme": "bearer"}
+        assert api["components"]["securitySchemes"] == {"api_key": bearer, "admin_key": bearer}
+
+    ask(engine, talk, api_keys="abc", admin_key="abcdefgh")
 
 
 def test_many_clients_at_once_get_their_own_answers(engine):

@@ -1,0 +1,154 @@
+"""Several real server processes on one port."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from model.pretrained import DEFAULT_MODEL
+from tests.builders import random_packed
+from tests.end_to_end.server import serving, wait_for
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+SHARED = Path("/dev/shm")
+
+
+def worker_pids(process):
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    with open(children) as file:  # noqa: PTH123
+        pids = file.read().split()
+    return {int(pid) for pid in pids if b"spawn_main" in command_line(pid)}
+
+
+def command_line(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
+            return file.read()
+    except OSError:
+        return b""
+
+
+def test_workers_share_a_port_are_replaced_and_end_together(tmp_path):
+    body = {"sequences": [[[0.0] * 12]]}
+    with serving("--workers", "2", log=tmp_path / "log") as (url, process):
+        wait_for(lambda: len(worker_pids(process)) == 2)
+        victim, other = sorted(worker_pids(process))
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: len(worker_pids(process)) == 2 and victim not in worker_pids(process))
+        assert other in worker_pids(process)
+        for _ in range(20):
+            assert httpx.post(f"{url}/embed", json=body).status_code == 200
+        process.terminate()
+        assert process.wait(20) == 0, (tmp_path / "log").read_text()
+
+
+def test_workers_count_together(tmp_path):
+    def metrics(url):
+        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+
+    def answered(url):
+        return float(metrics(url)['tritserve_requests_total{route="/embed",status="200"}'])
+
+    folders = set(SHARED.glob("tritserve-*"))
+    with serving("--workers", "2", log=tmp_path / "log") as (url, process):
+        wait_for(lambda: metrics(url).get("tritserve_ready") == "1.0")
+        assert answered(url) == 0
+        for count in range(1, 31):
+            httpx.post(f"{url}/embed", json={"sequences": [[[0.0] * 12]] * 2}).raise_for_status()
+            # Each connection may meet another worker.
+            assert [answered(url) for _ in range(3)] == [count] * 3
+        before = metrics(url)
+        assert before["tritserve_batch_sequences_sum"] == "60.0"
+        assert before["tritserve_timesteps_total"] == "60.0"
+        idle = [httpx.Client(base_url=url) for _ in range(20)]
+        for client in idle:
+            client.get("/health/live")
+        assert float(metrics(url)["tritserve_connections"]) == 21
+        for victim in worker_pids(process):
+            os.kill(victim, signal.SIGKILL)
+            wait_for(lambda: len(worker_pids(process)) == 2 and victim not in worker_pids(process))  # noqa: B023
+            wait_for(lambda: metrics(url).get("tritserve_ready") == "1.0")
+        # What was counted stays, what was open is gone.
+        assert answered(url) == 30
+        assert float(metrics(url)["tritserve_connections"]) == 1
+        (model,) = [name for name in metrics(url) if name.startswith("tritserve_model_info")]
+        assert metrics(url)[model] == "1.0"
+        for client in idle:
+            client.close()
+        process.terminate()
+        assert process.wait(20) == 0, (tmp_path / "log").read_text()
+    assert set(SHARED.glob("tritserve-*")) <= folders
+
+
+def test_a_supervisor_gives_up_when_no_worker_can_start(tmp_path):
+    model = shutil.copy(DEFAULT_MODEL, tmp_path / "model.safetensors")
+    log = tmp_path / "log"
+    with serving("--workers", "2", "--model", model, log=log) as (_, process):
+        wait_for(lambda: len(worker_pids(process)) == 2)
+        model.write_bytes(b"broken")
+        for pid in worker_pids(process):
+            os.kill(pid, signal.SIGKILL)
+        assert process.wait(60) == 1
+    assert "again and again" in log.read_text()
+
+
+def test_a_reload_does_not_kill_workers_that_are_starting(tmp_path):
+    log = tmp_path / "log"
+    with serving("--workers", "2", log=log) as (url, process):
+        wait_for(lambda: len(worker_pids(process)) == 2)
+        os.kill(min(worker_pids(process)), signal.SIGKILL)
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.01)
+        wait_for(lambda: len(worker_pids(process)) == 2)
+        assert httpx.get(f"{url}/health/ready").is_success
+        process.terminate()
+        assert process.wait(20) == 0
+    assert log.read_text().count("another one starts") == 1
+
+
+def test_workers_end_when_their_supervisor_is_killed(tmp_path):
+    folders = set(SHARED.glob("tritserve-*"))
+    with serving("--workers", "2", log=tmp_path / "log") as (_, process):
+        wait_for(lambda: len(worker_pids(process)) == 2)
+        workers = worker_pids(process)
+        process.kill()
+        process.wait()
+        wait_for(lambda: not any(command_line(pid) for pid in workers))
+    assert set(SHARED.glob("tritserve-*")) <= folders
+
+
+def test_a_reload_by_request_reaches_all_workers(tmp_path):
+    model = shutil.copy(DEFAULT_MODEL, tmp_path / "model.safetensors")
+    key = {"Authorization": "Bearer a long secret"}
+    environment = {"TRITSERVE_ADMIN_KEY": "a long secret"}
+    arguments = ("--workers", "3", "--model", model)
+    with serving(*arguments, log=tmp_path / "log", environment=environment) as (url, process):
+        wait_for(lambda: len(worker_pids(process)) == 3)
+        workers = worker_pids(process)
+
+        def revisions():
+            # Each connection may meet another worker.
+            return {httpx.get(f"{url}/info").json()["revision"] for _ in range(30)}
+
+        (first,) = revisions()
+        random_packed(tmp_path / "other", embed_dim=12, hidden_size=16)
+        (tmp_path / "other").replace(model)
+        answer = httpx.post(f"{url}/admin/reload", headers=key).raise_for_status()
+        second = answer.json()["revision"]
+        assert second != first
+        wait_for(lambda: (tmp_path / "log").read_text().count("now serving") >= 3)
+        assert revisions() == {second}
+
+        model.write_bytes(b"broken")
+        assert httpx.post(f"{url}/admin/reload", headers=key).status_code == 409
+        assert revisions() == {second}
+        assert worker_pids(process) == workers
