@@ -19,6 +19,7 @@ from model.engine import Engine
 from model.errors import UserError, explain
 from model.packed import read
 from model.pretrained import DEFAULT_MODEL
+from model.run_folder import DESCRIPTION, EVENTS, LOG, STATE, belongs_to_run
 from model.sequences import Sequences
 from service.describe import describe
 from service.errors import ServiceError
@@ -133,12 +134,11 @@ def embed(
 @click.option("--overwrite", is_flag=True, help="Replace what is in the folder.")
 def train(recipe: Path, out: Path | None, resume: bool, overwrite: bool) -> None:
     """Trains a model as RECIPE (TOML) says and writes a checkpoint."""
-    from model.checkpoint import DESCRIPTION, save  # noqa: PLC0415
+    from model.checkpoint import save  # noqa: PLC0415
     from model.plot import plot_training  # noqa: PLC0415
     from model.recipe import read_recipe  # noqa: PLC0415
     from model.train import train as run  # noqa: PLC0415
-    from model.training_log import EVENTS, LOG, Step  # noqa: PLC0415
-    from model.training_state import STATE  # noqa: PLC0415
+    from model.training_log import Step  # noqa: PLC0415
 
     read = read_recipe(recipe)
     folder = out or Path("runs") / read.name
@@ -171,10 +171,12 @@ def train(recipe: Path, out: Path | None, resume: bool, overwrite: bool) -> None
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 def pack(checkpoint: Path, out: Path) -> None:
-    """Packs a CHECKPOINT folder into the file OUT."""
+    """Packs a CHECKPOINT folder into the file OUT, which is replaced only by a good one."""
     from model.checkpoint import load  # noqa: PLC0415
     from model.export import export  # noqa: PLC0415
 
+    if belongs_to_run(out, checkpoint):
+        raise click.ClickException(f"{out} is a file of the checkpoint; pack into another one")
     trained = load(checkpoint)
     packed = export(
         trained.model, out, name=trained.name, training=trained.training, golden=trained.golden
