@@ -1,6 +1,9 @@
-"""The folder of a training run: what it is made of."""
+"""The folder of a training run: what it is made of, and when a run may begin there."""
 
+import shutil
 from pathlib import Path
+
+from model.errors import UserError
 
 TENSORS = "model.safetensors"
 DESCRIPTION = "checkpoint.json"
@@ -11,6 +14,45 @@ PLOT = "training.png"
 EVENTS = "tensorboard"
 
 NAMES = (TENSORS, DESCRIPTION, STATE, PARTIAL_STATE, LOG, PLOT, EVENTS)
+
+
+class RunFolderError(UserError):
+    """A folder that a run cannot begin in."""
+
+
+def check_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Whether a run may begin in a folder, as a user asks for it.
+
+    Raises:
+        RunFolderError: it may not: both are asked for, there is no run to go on with, or there is
+            one and neither is asked for.
+    """
+    if resume and overwrite:
+        raise RunFolderError("--resume goes on with a run, --overwrite replaces it; give only one")
+    if resume and not (folder / STATE).exists():
+        raise RunFolderError(
+            f"{folder} holds no run to go on with (no {STATE}); without --resume one begins there"
+        )
+    there = [name for name in NAMES if (folder / name).exists()]
+    if there and not (resume or overwrite):
+        raise RunFolderError(
+            f"{folder} holds a run ({', '.join(there)}); --resume goes on with it, "
+            "--overwrite replaces it"
+        )
+
+
+def clear_run(folder: Path) -> None:
+    """Deletes a run's own files, where there are any, and no others.
+
+    Raises:
+        OSError: one cannot be deleted.
+    """
+    for name in NAMES:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def belongs_to_run(path: Path, folder: Path) -> bool:

@@ -26,6 +26,7 @@ from model.learner import Learner, make_optimizer, set_rate
 from model.monitor import Monitor
 from model.probe import linear_probe
 from model.recipe import Recipe, RecipeError
+from model.run_folder import clear_run
 from model.sequences import FloatArray, Sequences, shorten, with_differences
 from model.training_log import Step, TrainingLog
 from model.training_state import load_state, save_state
@@ -139,13 +140,17 @@ def train(
     recipe: Recipe,
     progress: Callable[[Step], None] = lambda _: None,
     folder: Path | None = None,
+    *,
+    resume: bool = True,
 ) -> Checkpoint:
     """Trains as the recipe says.
 
     Args:
         recipe: what to train, on what, and how.
         progress: called after every step.
-        folder: where to keep the state and the log; a state that is there is taken up.
+        folder: where to keep the state and the log.
+        resume: whether to take up the state in the folder, if there is one; otherwise what an
+            earlier run left there is deleted, once the recipe is known to fit the data set.
 
     Raises:
         OSError: the data set cannot be read, or the folder not written.
@@ -161,7 +166,9 @@ def train(
             **recipe.model_dump(mode="json", exclude={"dataset"}),
             "data": run.whole.sha256,
         }
-        if state := load_state(folder, identity):
+        if not resume:
+            clear_run(folder)
+        elif state := load_state(folder, identity):
             run.restore(state)
         log = TrainingLog(folder, run.step)
     try:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from shutil import rmtree
 from typing import Any, Literal, get_args
 
 import click
@@ -19,7 +18,7 @@ from model.engine import Engine
 from model.errors import UserError, explain
 from model.packed import read
 from model.pretrained import DEFAULT_MODEL
-from model.run_folder import DESCRIPTION, EVENTS, LOG, STATE, belongs_to_run
+from model.run_folder import belongs_to_run, check_run_folder
 from model.sequences import Sequences
 from service.describe import describe
 from service.errors import ServiceError
@@ -131,7 +130,7 @@ def embed(
 @click.argument("recipe", type=file_argument)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; runs/NAME if not given.")
 @click.option("--resume", is_flag=True, help="Go on where a run that was stopped left off.")
-@click.option("--overwrite", is_flag=True, help="Replace what is in the folder.")
+@click.option("--overwrite", is_flag=True, help="Replace the run that is in the folder.")
 def train(recipe: Path, out: Path | None, resume: bool, overwrite: bool) -> None:
     """Trains a model as RECIPE (TOML) says and writes a checkpoint."""
     from model.checkpoint import save  # noqa: PLC0415
@@ -142,15 +141,7 @@ def train(recipe: Path, out: Path | None, resume: bool, overwrite: bool) -> None
 
     read = read_recipe(recipe)
     folder = out or Path("runs") / read.name
-    there = [name for name in (DESCRIPTION, STATE) if (folder / name).exists()]
-    if overwrite:
-        for name in (DESCRIPTION, STATE, LOG):
-            (folder / name).unlink(missing_ok=True)
-        rmtree(folder / EVENTS, ignore_errors=True)
-    elif there and not resume:
-        raise click.ClickException(
-            f"{folder} holds a run; --resume goes on with it, --overwrite replaces it"
-        )
+    check_run_folder(folder, resume=resume, overwrite=overwrite)
     with progress_bar(read.schedule.steps, "step") as bar:
 
         def show(step: Step) -> None:
@@ -159,7 +150,7 @@ def train(recipe: Path, out: Path | None, resume: bool, overwrite: bool) -> None
             )
             bar.update(step.step - bar.n)
 
-        checkpoint = run(read, show, folder)
+        checkpoint = run(read, show, folder, resume=resume)
     save(checkpoint, folder)
     plot_training(folder)
     for name, score in checkpoint.training["scores"].items():

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -53,3 +54,65 @@ def test_a_packed_file_may_lie_beside_its_checkpoint(checkpoint):
     assert run("pack", checkpoint, out).exit_code == 0
     assert read(out).name == "e"
     assert run("pack", checkpoint, out).exit_code == 0
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A data set of two classes, and a recipe for it that is trained in no time."""
+    rng = np.random.default_rng(0)
+    arrays = {f"{part}_values": rng.standard_normal((60, 3)) for part in ("train", "test")}
+    arrays |= {f"{part}_lengths": np.full(12, 5) for part in ("train", "test")}
+    arrays |= {f"y_{part}": np.arange(12) % 2 for part in ("train", "test")}
+    np.savez(tmp_path / "small.npz", **arrays)
+    return tmp_path / "small.npz", write_recipe(tmp_path / "small.toml", "name = 'small'")
+
+
+def write_recipe(path, *lines):
+    path.write_text(
+        "\n".join(lines)
+        + "\ndataset = 'small.npz'\n[model]\nhidden_size = 16\nnum_layers = 1\n"
+        + "[schedule]\nsteps = 3\n"
+    )
+    return path
+
+
+def test_a_run_is_replaced_only_by_one_that_can_begin(small, tmp_path):
+    dataset, recipe = small
+    folder = tmp_path / "run"
+    assert run("train", recipe, "--out", folder).exit_code == 0
+    (folder / "packed.safetensors").write_text("not of the run")
+    before = contents(folder)
+    assert "--overwrite replaces it" in refusal("train", recipe, "--out", folder)
+    assert "give only one" in refusal("train", recipe, "--out", folder, "--resume", "--overwrite")
+    arrays = dict(np.load(dataset))
+    dataset.unlink()
+    message = refusal("train", recipe, "--out", folder, "--overwrite")
+    assert "No such file" in message
+    np.savez(dataset, **arrays)
+    recipe.write_text(recipe.read_text().replace("num_layers = 1", "num_heads = 3"))
+    message = refusal("train", recipe, "--out", folder, "--overwrite")
+    assert "multiple of num_heads" in message
+    assert contents(folder) == before
+
+
+def test_an_overwrite_leaves_nothing_of_the_old_run(small, tmp_path):
+    _, recipe = small
+    folder = tmp_path / "run"
+    assert run("train", recipe, "--out", folder).exit_code == 0
+    (folder / "state.pt.partial").write_bytes(b"of a run that was killed")
+    (folder / "notes.txt").write_text("not of the run")
+    old = set((folder / "tensorboard").iterdir())
+    # A run that ends at its first step writes neither a checkpoint nor a picture.
+    recipe.write_text(recipe.read_text() + "learning_rate = 1e30\nmax_gradient_norm = 1e30\n")
+    assert "the loss is" in refusal("train", recipe, "--out", folder, "--overwrite")
+    assert {path.name for path in folder.iterdir()} == {"log.jsonl", "notes.txt", "tensorboard"}
+    assert not old & set((folder / "tensorboard").iterdir())
+
+
+def test_there_must_be_a_run_to_go_on_with(small, tmp_path):
+    _, recipe = small
+    message = refusal("train", recipe, "--out", tmp_path / "rum", "--resume")
+    assert f"{tmp_path / 'rum'} holds no run to go on with (no state.pt)" in message
+    assert not (tmp_path / "rum").exists()
+    assert run("train", recipe, "--out", tmp_path / "run").exit_code == 0
+    assert run("train", recipe, "--out", tmp_path / "run", "--resume").exit_code == 0
