@@ -20,6 +20,17 @@ class RunFolderError(UserError):
     """A folder that a run cannot begin in."""
 
 
+def default_folder(name: str) -> Path:
+    """Where a run goes if nobody says: `runs/NAME`.
+
+    Raises:
+        RunFolderError: the name, which may be any text, is not one of a folder.
+    """
+    if name in {".", ".."} or set(name) & set("/\\\0"):
+        raise RunFolderError(f"the name {name!r} is not that of a folder; tell one with --out")
+    return Path("runs") / name
+
+
 def check_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Whether a run may begin in a folder, as a user asks for it.
 

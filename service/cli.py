@@ -18,7 +18,7 @@ from model.engine import Engine
 from model.errors import UserError, explain
 from model.packed import read
 from model.pretrained import DEFAULT_MODEL
-from model.run_folder import belongs_to_run, check_run_folder
+from model.run_folder import belongs_to_run, check_run_folder, default_folder
 from model.sequences import Sequences
 from service.describe import describe
 from service.errors import ServiceError
@@ -140,7 +140,7 @@ def train(recipe: Path, out: Path | None, resume: bool, overwrite: bool) -> None
     from model.training_log import Step  # noqa: PLC0415
 
     read = read_recipe(recipe)
-    folder = out or Path("runs") / read.name
+    folder = out or default_folder(read.name)
     check_run_folder(folder, resume=resume, overwrite=overwrite)
     with progress_bar(read.schedule.steps, "step") as bar:
 

@@ -116,3 +116,22 @@ def test_there_must_be_a_run_to_go_on_with(small, tmp_path):
     assert not (tmp_path / "rum").exists()
     assert run("train", recipe, "--out", tmp_path / "run").exit_code == 0
     assert run("train", recipe, "--out", tmp_path / "run", "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["../esc", "/esc", "..", ".", "a/b", "a/", "a\\\\b", "a\\u0000"])
+def test_a_name_that_is_not_a_folders_needs_one(small, tmp_path, monkeypatch, name):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    recipe = write_recipe(tmp_path / "named.toml", f'name = "{name}"')
+    before = set(tmp_path.iterdir())
+    assert "is not that of a folder; tell one with --out" in refusal("train", recipe)
+    assert set(tmp_path.iterdir()) == before
+    assert not list((tmp_path / "work").iterdir())
+    assert run("train", recipe, "--out", "told").exit_code == 0
+
+
+def test_a_run_goes_where_its_name_says(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe(tmp_path / "named.toml", "name = 'Drehzahl 2.1 🙂'")
+    assert run("train", recipe).exit_code == 0
+    assert (tmp_path / "runs" / "Drehzahl 2.1 🙂" / "checkpoint.json").exists()
