@@ -221,7 +221,8 @@ def recipe(dataset: Path, quantize: Literal["ternary", "binary"], without_labels
     from model.rule import recipe_for  # noqa: PLC0415
 
     made = recipe_for(dataset.resolve(), quantize=quantize, use_labels=not without_labels)
-    click.echo(to_toml(made), nl=False)
+    # TOML is UTF-8, whatever the terminal's language.
+    click.echo(to_toml(made).encode(), nl=False)
 
 
 @main.command()

@@ -1,5 +1,6 @@
 """The commands that train and pack: what they refuse, and what they leave as it was."""
 
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 from model.checkpoint import Checkpoint, save
 from model.packed import read
+from model.recipe import read_recipe
 from service.cli import main
 from tests.builders import random_batch, random_bitnet
 
@@ -135,3 +137,23 @@ def test_a_run_goes_where_its_name_says(small, tmp_path, monkeypatch):
     recipe = write_recipe(tmp_path / "named.toml", "name = 'Drehzahl 2.1 🙂'")
     assert run("train", recipe).exit_code == 0
     assert (tmp_path / "runs" / "Drehzahl 2.1 🙂" / "checkpoint.json").exists()
+
+
+def test_the_recipe_of_a_path_with_any_characters_is_read_again(small, tmp_path):
+    dataset, _ = small
+    moved = dataset.rename(tmp_path / "größe 🙂\x7f.npz")
+    command = [sys.executable, "-m", "service.cli", "recipe", str(moved)]
+    # A terminal's encoding is not TOML's.
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    printed = subprocess.run(command, check=True, capture_output=True, env=environment)
+    (tmp_path / "made.toml").write_bytes(printed.stdout)
+    assert read_recipe(tmp_path / "made.toml").dataset == moved
+
+
+def test_a_recipe_for_a_file_of_any_name(small, tmp_path):
+    dataset, _ = small
+    dataset = dataset.rename(tmp_path / ("n" * 251 + ".npz"))
+    (tmp_path / "made.toml").write_text(run("recipe", dataset).output)
+    assert read_recipe(tmp_path / "made.toml").name == "n" * 200
+    dataset = dataset.rename(tmp_path / "\udcff.npz")
+    assert "TOML is Unicode" in refusal("recipe", dataset)
