@@ -93,9 +93,11 @@ class Recipe(_Table):
     """An `.npz` as `data/README.md` tells; relative to the recipe's folder."""
     seed: int = Field(default=0, ge=0)
     validation: float = Field(default=0.0, ge=0.0, le=0.5)
-    """Share of the training split held out for scores."""
+    """Share of the training split held out for a score: how well a linear probe on the embeddings
+    of the rest tells their labels. Needs labels, of two classes or more."""
     score_test: bool = False
-    """Whether to score the test split, once, when training is over; nothing else reads it."""
+    """Whether to score the test split, likewise, once, when training is over; before, it is only
+    looked at whether it can be scored."""
     threads: int = Field(default=1, ge=1)
     """Torch threads; another number may round sums differently and so train another model."""
     model: dict[str, Any] = Field(default_factory=dict)

@@ -20,10 +20,11 @@ from model.augment import augment
 from model.bitnet import BitNet
 from model.checkpoint import Checkpoint
 from model.config import ModelConfig
-from model.data import Dataset, hold_out, load
+from model.data import Dataset, load
 from model.errors import UserError, explain
 from model.learner import Learner, make_optimizer, set_rate
 from model.monitor import Monitor
+from model.parts import divide
 from model.probe import linear_probe
 from model.recipe import Recipe, RecipeError
 from model.run_folder import clear_run
@@ -69,8 +70,8 @@ class _Training:
         self.recipe = recipe
         self.rng = np.random.default_rng(recipe.seed)
         self.whole = load(recipe.dataset, "train")
-        self.data, self.held_out = hold_out(self.whole, recipe.validation, self.rng)
         self.config = _model_config(recipe, self.whole)
+        self.data, self.scored = divide(recipe, self.config, self.whole, self.rng)
         self.learner = Learner(self.config, self.whole.classes, recipe.objective)
         self.statistics = _fit_standardization(self.learner.encoder, self.data.sequences)
         self.optimizer = make_optimizer(self.learner, recipe.schedule)
@@ -154,7 +155,8 @@ def train(
 
     Raises:
         OSError: the data set cannot be read, or the folder not written.
-        DataError: the data set is not of the form in `data/README.md`.
+        DataError: the data set is not of the form in `data/README.md`, or cannot be scored as
+            the recipe says.
         RecipeError: the recipe does not fit the data set.
         StateError: the folder holds the state of another recipe or data set.
         TrainingError: the loss is no longer finite.
@@ -187,15 +189,12 @@ def train(
 
 
 def _checkpoint(run: _Training) -> Checkpoint:
-    others = {} if run.held_out is None else {"validation": run.held_out}
-    if run.recipe.score_test:
-        others["test"] = load(run.recipe.dataset, "test")
     return Checkpoint(
         model=run.learner.encoder.eval(),
         heads=run.learner.heads.state_dict(),
         golden=run.whole.sequences.split()[0],
         name=run.recipe.name,
-        training=_describe(run.recipe, run.whole, _scores(run.learner, run.data, others)),
+        training=_describe(run.recipe, run.whole, _scores(run.learner, run.data, run.scored)),
     )
 
 
@@ -254,18 +253,19 @@ def _fit_standardization(model: BitNet, sequences: Sequences) -> tuple[FloatArra
     return mean[features].astype(np.float32), std[features].astype(np.float32)
 
 
-def _scores(learner: Learner, data: Dataset, others: dict[str, Dataset]) -> dict[str, float]:
+def _scores(learner: Learner, data: Dataset, scored: dict[str, Dataset]) -> dict[str, float]:
     """Accuracy, on each other part, of a linear probe fitted on the training part."""
-    if data.labels is None:
+    if not scored:
         return {}
+    assert data.labels is not None
     embeddings = embed(learner.encoder, data.sequences)
-    return {
-        f"{part}_probe_accuracy": linear_probe(
-            embeddings, data.labels, embed(learner.encoder, other.sequences), other.labels
-        )
-        for part, other in others.items()
-        if other.labels is not None
-    }
+    scores = {}
+    for part, other in scored.items():
+        assert other.labels is not None
+        found = embed(learner.encoder, other.sequences)
+        accuracy = linear_probe(embeddings, data.labels, found, other.labels)
+        scores[f"{part}_probe_accuracy"] = accuracy
+    return scores
 
 
 def _describe(recipe: Recipe, data: Dataset, scores: dict[str, float]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ FLOORS = {
     "model.packed": 3,
     "model.bitnet": 3,
     "model.probe": 3,
+    "model.parts": 4,
     "model.reference": 4,
     "model.edifice": 4,
     "model.checkpoint": 4,

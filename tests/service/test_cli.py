@@ -78,6 +78,78 @@ def write_recipe(path, *lines):
     return path
 
 
+def changed(dataset, **arrays):
+    """Other arrays in place of a data set's; None leaves one out."""
+    arrays = dict(np.load(dataset)) | arrays
+    np.savez(dataset, **{name: array for name, array in arrays.items() if array is not None})
+
+
+ONE_CLASS = np.zeros(12, int)
+ALONE = "[objective]\nclassification = 0.0\nnext_timestep = 1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "arrays", "message"),
+    [
+        ("score_test = true", {"test_values": None}, "score_test asks for the test split: "),
+        ("score_test = true", {"y_test": None}, "score_test asks for the test split: it has no y_"),
+        (
+            "score_test = true",
+            {"test_values": np.zeros((60, 2))},
+            "score_test asks for the test split: values have shape [60, 2]; this model takes [time",
+        ),
+        (
+            "score_test = true",
+            {"test_values": np.zeros((61, 3)), "test_lengths": [61], "y_test": [0]},
+            "sequence 0 has 61 timesteps; this model takes at most 60",
+        ),
+        ("score_test = true", {"y_train": ONE_CLASS}, "every training label is 0; a score needs"),
+        (
+            "validation = 0.2",
+            {"y_train": ONE_CLASS + 3},
+            "every training label is 3; a score needs",
+        ),
+        ("validation = 0.2", {"y_train": None}, "validation asks for a score, which needs labels"),
+        ("score_test = true", {"y_train": None}, "score_test asks for a score, which needs labels"),
+        ("seed = 0", {"y_train": ONE_CLASS + 2_000_000_000}, "label 2000000000, and there are 12"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_before_the_first_step(
+    small, tmp_path, asked, arrays, message
+):
+    dataset, _ = small
+    recipe = write_recipe(tmp_path / "scored.toml", "name = 'scored'", asked)
+    recipe.write_text(recipe.read_text() + ALONE)
+    changed(dataset, **arrays)
+    output = refusal("train", recipe, "--out", tmp_path / "run")
+    assert message in output
+    assert "1/3" not in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_can_be_scored_is_scored(small, tmp_path):
+    dataset, _ = small
+    recipe = write_recipe(
+        tmp_path / "r.toml", "name = 'scored'", "score_test = true", "validation = 0.2"
+    )
+    # Fewer test sequences than classes, and one class of them, are no reason to refuse.
+    changed(dataset, test_values=np.zeros((5, 3)), test_lengths=[5], y_test=[1])
+    output = run("train", recipe, "--out", tmp_path / "run").output
+    assert "validation probe accuracy: " in output
+    assert "test probe accuracy: " in output
+
+
+def test_evaluate_needs_two_classes(small, checkpoint, tmp_path):
+    dataset, _ = small
+    changed(
+        dataset, train_values=np.zeros((60, 5)), test_values=np.zeros((60, 5)), y_train=ONE_CLASS
+    )
+    assert run("pack", checkpoint, tmp_path / "packed").exit_code == 0
+    message = refusal("evaluate", tmp_path / "packed", dataset)
+    assert message.startswith("Error: every training label is 0; a score needs two classes")
+    assert message.count("\n") == 1
+
+
 def test_a_run_is_replaced_only_by_one_that_can_begin(small, tmp_path):
     dataset, recipe = small
     folder = tmp_path / "run"
