@@ -19,10 +19,8 @@ from torch import Tensor
 from model.bitnet import BitNet
 from model.config import ModelConfig
 from model.errors import UserError, explain
+from model.run_folder import DESCRIPTION, TENSORS
 from model.sequences import FloatArray
-
-TENSORS = "model.safetensors"
-DESCRIPTION = "checkpoint.json"
 
 
 class CheckpointError(UserError):

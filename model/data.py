@@ -86,6 +86,12 @@ def _parse(arrays: Any, split: Split, name: str, sha256: str) -> Dataset:
             )
         if labels.min() < 0:
             raise DataError(f"y_{split} holds the label {labels.min()}; labels count from 0")
+        # The highest one decides the size of a classifier.
+        if split == "train" and labels.max() >= len(lengths):
+            raise DataError(
+                f"y_train holds the label {labels.max()}, and there are {len(lengths)} sequences; "
+                "number the classes 0, 1, 2 and so on"
+            )
         labels = labels.astype(np.int64)
     return Dataset(Sequences(values, lengths), labels, name, sha256)
 

@@ -1,8 +1,11 @@
 """From a trained BitNet to a packed file."""
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -12,7 +15,7 @@ from model.bitnet import BitNet
 from model.errors import UserError
 from model.golden import MIN_COSINE, agreement
 from model.layout import layout
-from model.packed import PackedLayer, PackedModel, write
+from model.packed import PackedLayer, PackedModel, parse, serialize
 from model.reference import Reference
 from model.sequences import FloatArray
 from model.trits import pack_binary, pack_ternary
@@ -25,18 +28,24 @@ class ExportError(UserError):
 def export(
     model: BitNet, path: Path, *, name: str, training: Mapping[str, Any], golden: FloatArray
 ) -> PackedModel:
-    """Packs a model and checks that its packed form computes what the model computes.
+    """Packs a model, checks that its packed form computes what the model computes, and writes it.
+
+    What was at the path is replaced at once and only by a good file: after an error it is as it
+    was, and who reads it meanwhile reads the old file or the new one.
 
     Args:
         model: a ternary or binary encoder; it is put into evaluation mode.
-        path: where the packed file goes; its folder must exist.
+        path: of the packed file; its folder must exist.
         name: what the service calls the model.
         training: what it was trained on and scored; anything JSON can hold.
         golden: `[timesteps, embed_dim]` float32, a typical input; it and its embedding are kept
             in the file, and every engine reproduces them at load.
 
     Raises:
-        ExportError: the model is a float twin, or its packed form computes something else.
+        OSError: the file cannot be written.
+        PackedFileError: the content does not make a valid packed file.
+        ExportError: the model is a float twin, its packed form computes something else, or the
+            path is that of something other than a file.
     """
     config = model.config
     if config.quantize == "none":
@@ -49,15 +58,32 @@ def export(
     with torch.inference_mode():
         embedding = model.eval()(torch.from_numpy(golden)[None])[0].numpy()
     tensors |= {"golden.values": golden, "golden.embedding": embedding}
-    packed = write(
-        path, config=config, name=name, training=training, layers=layers, tensors=tensors
-    )
+    data = serialize(config=config, name=name, training=training, layers=layers, tensors=tensors)
+    packed = parse(data)
     computed = Reference(packed).embed(golden, np.array([len(golden)]))[0]
     cosine = agreement(computed, embedding)
     if not cosine >= MIN_COSINE:
-        path.unlink()
         raise ExportError(f"the packed model disagrees with the trained one: cosine {cosine:.6f}")
+    _replace(path, data)
     return packed
+
+
+def _replace(path: Path, data: bytes) -> None:
+    # A link goes on pointing to the file; a device must not become one.
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise ExportError(f"{path} is not a file that can be replaced")
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _pack(layer: torch.nn.Module) -> PackedLayer:

@@ -135,22 +135,15 @@ def unpack(layer: PackedLayer, quantize: Quantize) -> Trits:
     return decode(layer.packed, math.prod(layer.shape)).reshape(layer.shape)
 
 
-def write(
-    path: Path,
+def serialize(
     *,
     config: ModelConfig,
     name: str,
     training: Mapping[str, Any],
     layers: Mapping[str, PackedLayer],
     tensors: Mapping[str, FloatArray],
-) -> PackedModel:
-    """Writes a packed file and returns it as read back, so that what is on disk is known good.
-
-    The same content gives the same bytes.
-
-    Raises:
-        PackedFileError: the content does not make a valid packed file; nothing is written.
-    """
+) -> bytes:
+    """A packed file's bytes; the same content gives the same ones. `parse` checks them."""
     arrays: dict[str, npt.NDArray[Any]] = dict(tensors)
     for layer_name, layer in layers.items():
         arrays[f"{layer_name}.packed"] = layer.packed
@@ -163,10 +156,7 @@ def write(
         "name": name,
         "training": json.dumps(training, sort_keys=True, allow_nan=False),
     }
-    data = _sort_metadata(save_tensors(arrays, metadata))
-    model = parse(data)
-    path.write_bytes(data)
-    return model
+    return _sort_metadata(save_tensors(arrays, metadata))
 
 
 def _sort_metadata(data: bytes) -> bytes:

@@ -8,9 +8,9 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
+from model.run_folder import PLOT
 from model.training_log import read_log
 
-PLOT = "training.png"
 _FIGURES = {
     "zeros": "share of zeros",
     "flips": "weights changed per step",

@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from model.data import Labels
+from model.data import DataError, Labels
 from model.sequences import FloatArray
 
 SVM_GRID = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, np.inf]
@@ -46,6 +46,14 @@ class Accuracies:
     neighbour: float
 
 
+def check_classes(labels: Labels) -> None:
+    """Raises DataError if training labels `[n]` int64 are all of one class."""
+    if (labels == labels[0]).all():
+        raise DataError(
+            f"every training label is {labels[0]}; a score needs two classes or more to tell apart"
+        )
+
+
 def probe(
     train: FloatArray, train_labels: Labels, test: FloatArray, test_labels: Labels
 ) -> Accuracies:
@@ -58,8 +66,10 @@ def probe(
         test_labels: `[m]` int64.
 
     Raises:
-        ValueError: the training labels are all of one class, or a value is not finite.
+        DataError: the training labels are all of one class.
+        ValueError: a value is not finite.
     """
+    check_classes(train_labels)
     neighbour = make_pipeline(StandardScaler(), KNeighborsClassifier(n_neighbors=1))
     neighbour.fit(train, train_labels)
     return Accuracies(
@@ -77,8 +87,10 @@ def fit_svm(train: FloatArray, labels: Labels) -> SVC:
         labels: `[n]` int64.
 
     Raises:
-        ValueError: the labels are all of one class, or a value is not finite.
+        DataError: the labels are all of one class.
+        ValueError: a value is not finite.
     """
+    check_classes(labels)
     svm = SVC(C=np.inf, gamma="scale", max_iter=_MAX_ITERATIONS)
     if len(train) // len(np.unique(labels)) < _FOLDS or len(train) < _MIN_SEARCH_ROWS:
         with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
@@ -101,7 +113,12 @@ def linear_probe(
         train_labels: `[n]` int64.
         test: `[m, width]` float32.
         test_labels: `[m]` int64.
+
+    Raises:
+        DataError: the training labels are all of one class.
+        ValueError: a value is not finite.
     """
+    check_classes(train_labels)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
     classifier.fit(train, train_labels)
     return float(classifier.score(test, test_labels))

@@ -8,9 +8,11 @@ import tomllib
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.errors import UserError, explain
+
+MAX_NAME = 200
 
 
 class RecipeError(UserError):
@@ -85,14 +87,17 @@ class Augmentation(_Table):
 class Recipe(_Table):
     """What to train, on what, and how."""
 
-    name: str = Field(min_length=1, max_length=200)
+    name: str = Field(min_length=1, max_length=MAX_NAME)
+    """What a service calls the model; any text."""
     dataset: Path = Field(strict=False)
     """An `.npz` as `data/README.md` tells; relative to the recipe's folder."""
     seed: int = Field(default=0, ge=0)
     validation: float = Field(default=0.0, ge=0.0, le=0.5)
-    """Share of the training split held out for scores."""
+    """Share of the training split held out for a score: how well a linear probe on the embeddings
+    of the rest tells their labels. Needs labels, of two classes or more."""
     score_test: bool = False
-    """Whether to score the test split, once, when training is over; nothing else reads it."""
+    """Whether to score the test split, likewise, once, when training is over; before, it is only
+    looked at whether it can be scored."""
     threads: int = Field(default=1, ge=1)
     """Torch threads; another number may round sums differently and so train another model."""
     model: dict[str, Any] = Field(default_factory=dict)
@@ -100,6 +105,13 @@ class Recipe(_Table):
     objective: Objective = Objective()
     schedule: Schedule = Schedule()
     augmentation: Augmentation = Augmentation()
+
+    @field_validator("dataset")
+    @classmethod
+    def _some_path(cls, dataset: Path) -> Path:
+        if "\0" in str(dataset):
+            raise ValueError("a path holds no null character")
+        return dataset
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -110,7 +122,7 @@ def read_recipe(path: Path) -> Recipe:
         RecipeError: it is not TOML, or a field is unknown, missing or out of range.
     """
     try:
-        recipe = Recipe.model_validate(tomllib.loads(path.read_text()))
+        recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise RecipeError(f"{path}: {explain(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -119,14 +131,27 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML that `read_recipe` reads; its data set's path as it is."""
+    """The recipe as TOML that `read_recipe` reads; its data set's path as it is.
+
+    Raises:
+        RecipeError: the path is not Unicode, as TOML is.
+    """
     fields = recipe.model_dump(mode="json")
     tables = {name: value for name, value in fields.items() if isinstance(value, dict)}
     parts = [_lines({name: value for name, value in fields.items() if name not in tables})]
     parts += [f"\n[{name}]\n{_lines(table)}" for name, table in tables.items()]
-    return "".join(parts)
+    text = "".join(parts)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RecipeError(f"TOML is Unicode, the path {str(recipe.dataset)!r} is not") from error
+    return text
 
 
 def _lines(table: dict[str, Any]) -> str:
-    # A JSON string, number or boolean is one of TOML too.
-    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in table.items())
+    return "".join(f"{name} = {_value(value)}\n" for name, value in table.items())
+
+
+def _value(value: Any) -> str:
+    # JSON's numbers, booleans and strings are TOML's, but for surrogate pairs and a bare delete.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")

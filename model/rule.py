@@ -10,7 +10,7 @@ import numpy as np
 
 from model.config import Quantize
 from model.data import load
-from model.recipe import Augmentation, Objective, Recipe, RecipeError, Schedule
+from model.recipe import MAX_NAME, Augmentation, Objective, Recipe, RecipeError, Schedule
 
 # Longer sequences are averaged in time to about so many timesteps.
 TIMESTEPS = 64
@@ -47,7 +47,8 @@ def recipe_for(
     batch = int(np.clip(nearest, SMALLEST_BATCH, LARGEST_BATCH))
     epochs_steps = -(-MIN_EPOCHS * len(lengths) // batch)
     return Recipe(
-        name=data.name,
+        # A file's name may be longer than a recipe's, and not Unicode.
+        name=data.name.encode(errors="replace").decode()[:MAX_NAME],
         dataset=dataset,
         seed=seed,
         model={

@@ -20,12 +20,14 @@ from model.augment import augment
 from model.bitnet import BitNet
 from model.checkpoint import Checkpoint
 from model.config import ModelConfig
-from model.data import Dataset, hold_out, load
+from model.data import Dataset, load
 from model.errors import UserError, explain
 from model.learner import Learner, make_optimizer, set_rate
 from model.monitor import Monitor
+from model.parts import divide
 from model.probe import linear_probe
 from model.recipe import Recipe, RecipeError
+from model.run_folder import clear_run
 from model.sequences import FloatArray, Sequences, shorten, with_differences
 from model.training_log import Step, TrainingLog
 from model.training_state import load_state, save_state
@@ -68,8 +70,8 @@ class _Training:
         self.recipe = recipe
         self.rng = np.random.default_rng(recipe.seed)
         self.whole = load(recipe.dataset, "train")
-        self.data, self.held_out = hold_out(self.whole, recipe.validation, self.rng)
         self.config = _model_config(recipe, self.whole)
+        self.data, self.scored = divide(recipe, self.config, self.whole, self.rng)
         self.learner = Learner(self.config, self.whole.classes, recipe.objective)
         self.statistics = _fit_standardization(self.learner.encoder, self.data.sequences)
         self.optimizer = make_optimizer(self.learner, recipe.schedule)
@@ -139,17 +141,22 @@ def train(
     recipe: Recipe,
     progress: Callable[[Step], None] = lambda _: None,
     folder: Path | None = None,
+    *,
+    resume: bool = True,
 ) -> Checkpoint:
     """Trains as the recipe says.
 
     Args:
         recipe: what to train, on what, and how.
         progress: called after every step.
-        folder: where to keep the state and the log; a state that is there is taken up.
+        folder: where to keep the state and the log.
+        resume: whether to take up the state in the folder, if there is one; otherwise what an
+            earlier run left there is deleted, once the recipe is known to fit the data set.
 
     Raises:
         OSError: the data set cannot be read, or the folder not written.
-        DataError: the data set is not of the form in `data/README.md`.
+        DataError: the data set is not of the form in `data/README.md`, or cannot be scored as
+            the recipe says.
         RecipeError: the recipe does not fit the data set.
         StateError: the folder holds the state of another recipe or data set.
         TrainingError: the loss is no longer finite.
@@ -161,7 +168,9 @@ def train(
             **recipe.model_dump(mode="json", exclude={"dataset"}),
             "data": run.whole.sha256,
         }
-        if state := load_state(folder, identity):
+        if not resume:
+            clear_run(folder)
+        elif state := load_state(folder, identity):
             run.restore(state)
         log = TrainingLog(folder, run.step)
     try:
@@ -180,15 +189,12 @@ def train(
 
 
 def _checkpoint(run: _Training) -> Checkpoint:
-    others = {} if run.held_out is None else {"validation": run.held_out}
-    if run.recipe.score_test:
-        others["test"] = load(run.recipe.dataset, "test")
     return Checkpoint(
         model=run.learner.encoder.eval(),
         heads=run.learner.heads.state_dict(),
         golden=run.whole.sequences.split()[0],
         name=run.recipe.name,
-        training=_describe(run.recipe, run.whole, _scores(run.learner, run.data, others)),
+        training=_describe(run.recipe, run.whole, _scores(run.learner, run.data, run.scored)),
     )
 
 
@@ -247,18 +253,19 @@ def _fit_standardization(model: BitNet, sequences: Sequences) -> tuple[FloatArra
     return mean[features].astype(np.float32), std[features].astype(np.float32)
 
 
-def _scores(learner: Learner, data: Dataset, others: dict[str, Dataset]) -> dict[str, float]:
+def _scores(learner: Learner, data: Dataset, scored: dict[str, Dataset]) -> dict[str, float]:
     """Accuracy, on each other part, of a linear probe fitted on the training part."""
-    if data.labels is None:
+    if not scored:
         return {}
+    assert data.labels is not None
     embeddings = embed(learner.encoder, data.sequences)
-    return {
-        f"{part}_probe_accuracy": linear_probe(
-            embeddings, data.labels, embed(learner.encoder, other.sequences), other.labels
-        )
-        for part, other in others.items()
-        if other.labels is not None
-    }
+    scores = {}
+    for part, other in scored.items():
+        assert other.labels is not None
+        found = embed(learner.encoder, other.sequences)
+        accuracy = linear_probe(embeddings, data.labels, found, other.labels)
+        scores[f"{part}_probe_accuracy"] = accuracy
+    return scores
 
 
 def _describe(recipe: Recipe, data: Dataset, scores: dict[str, float]) -> dict[str, Any]:

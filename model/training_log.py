@@ -6,8 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-LOG = "log.jsonl"
-EVENTS = "tensorboard"
+from model.run_folder import EVENTS, LOG
 
 
 @dataclass(frozen=True)

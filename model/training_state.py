@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from model.errors import UserError
-
-STATE = "state.pt"
+from model.run_folder import PARTIAL_STATE, STATE
 
 
 class StateError(UserError):
@@ -30,7 +29,7 @@ def save_state(folder: Path, identity: dict[str, Any], state: dict[str, Any]) ->
     Raises:
         OSError: it cannot be written.
     """
-    partial = folder / f"{STATE}.partial"
+    partial = folder / PARTIAL_STATE
     with partial.open("wb") as file:
         torch.save({"identity": identity, "state": state}, file)
         file.flush()

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from shutil import rmtree
 from typing import Any, Literal, get_args
 
 import click
@@ -17,6 +16,7 @@ from model.engine import Engine
 from model.errors import UserError
 from model.packed import read
 from model.pretrained import DEFAULT_MODEL
+from model.run_folder import belongs_to_run, check_run_folder, default_folder
 from model.sequences import Sequences
 from service.describe import describe
 from service.errors import ServiceError
@@ -140,27 +140,18 @@ def embed(
 @click.argument("recipe", type=file_argument)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; runs/NAME if not given.")
 @click.option("--resume", is_flag=True, help="Go on where a run that was stopped left off.")
-@click.option("--overwrite", is_flag=True, help="Replace what is in the folder.")
+@click.option("--overwrite", is_flag=True, help="Replace the run that is in the folder.")
 def train(recipe: Path, out: Path | None, resume: bool, overwrite: bool) -> None:
     """Trains a model as RECIPE (TOML) says and writes a checkpoint."""
-    from model.checkpoint import DESCRIPTION, save  # noqa: PLC0415
+    from model.checkpoint import save  # noqa: PLC0415
     from model.plot import plot_training  # noqa: PLC0415
     from model.recipe import read_recipe  # noqa: PLC0415
     from model.train import train as run  # noqa: PLC0415
-    from model.training_log import EVENTS, LOG, Step  # noqa: PLC0415
-    from model.training_state import STATE  # noqa: PLC0415
+    from model.training_log import Step  # noqa: PLC0415
 
     read = read_recipe(recipe)
-    folder = out or Path("runs") / read.name
-    there = [name for name in (DESCRIPTION, STATE) if (folder / name).exists()]
-    if overwrite:
-        for name in (DESCRIPTION, STATE, LOG):
-            (folder / name).unlink(missing_ok=True)
-        rmtree(folder / EVENTS, ignore_errors=True)
-    elif there and not resume:
-        raise click.ClickException(
-            f"{folder} holds a run; --resume goes on with it, --overwrite replaces it"
-        )
+    folder = out or default_folder(read.name)
+    check_run_folder(folder, resume=resume, overwrite=overwrite)
     with progress_bar(read.schedule.steps, "step") as bar:
 
         def show(step: Step) -> None:
@@ -169,7 +160,7 @@ def train(recipe: Path, out: Path | None, resume: bool, overwrite: bool) -> None
             )
             bar.update(step.step - bar.n)
 
-        checkpoint = run(read, show, folder)
+        checkpoint = run(read, show, folder, resume=resume)
     save(checkpoint, folder)
     plot_training(folder)
     for name, score in checkpoint.training["scores"].items():
@@ -181,10 +172,12 @@ def train(recipe: Path, out: Path | None, resume: bool, overwrite: bool) -> None
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 def pack(checkpoint: Path, out: Path) -> None:
-    """Packs a CHECKPOINT folder into the file OUT."""
+    """Packs a CHECKPOINT folder into the file OUT, which is replaced only by a good one."""
     from model.checkpoint import load  # noqa: PLC0415
     from model.export import export  # noqa: PLC0415
 
+    if belongs_to_run(out, checkpoint):
+        raise click.ClickException(f"{out} is a file of the checkpoint; pack into another one")
     trained = load(checkpoint)
     packed = export(
         trained.model, out, name=trained.name, training=trained.training, golden=trained.golden
@@ -238,7 +231,8 @@ def recipe(dataset: Path, quantize: Literal["ternary", "binary"], without_labels
     from model.rule import recipe_for  # noqa: PLC0415
 
     made = recipe_for(dataset.resolve(), quantize=quantize, use_labels=not without_labels)
-    click.echo(to_toml(made), nl=False)
+    # TOML is UTF-8, whatever the terminal's language.
+    click.echo(to_toml(made).encode(), nl=False)
 
 
 @main.command()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.engine import Engine
-from model.packed import PackedFileError, parse, read, write
+from model.packed import PackedFileError, parse, read, serialize
 from tests.builders import ATTACKS, random_packed
 
 EXPECTED = {
@@ -139,12 +139,11 @@ def test_what_was_written_is_what_is_read(tmp_path):
 def test_arrays_in_column_order_are_written_in_row_order(tmp_path):
     _, model = random_packed(tmp_path / "m")
     turned = {name: np.asfortranarray(tensor) for name, tensor in model.tensors.items()}
-    again = write(
-        tmp_path / "n",
+    again = serialize(
         config=model.config,
         name=model.name,
         training=model.training,
         layers=model.layers,
         tensors=turned,
     )
-    assert again.revision == model.revision
+    assert again == (tmp_path / "m").read_bytes()

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from model.probe import SVM_GRID, fit_svm, probe
+from model.data import DataError
+from model.probe import SVM_GRID, fit_svm, linear_probe, probe
 
 
 def rings(count, seed):
@@ -39,5 +40,6 @@ def test_the_svm_takes_at_most_so_many_rows(monkeypatch):
 
 def test_one_class_is_an_error():
     x, labels = rings(60, 0)
-    with pytest.raises(ValueError, match="class"):
-        probe(x, np.zeros_like(labels), x, labels)
+    for fit in (probe, linear_probe, lambda x, y, *_: fit_svm(x, y)):
+        with pytest.raises(DataError, match="every training label is 0; a score needs two classes"):
+            fit(x, np.zeros_like(labels), x, labels)

@@ -1,0 +1,71 @@
+"""The folder of a training run: what it is made of, and when a run may begin there."""
+
+import shutil
+from pathlib import Path
+
+from model.errors import UserError
+
+TENSORS = "model.safetensors"
+DESCRIPTION = "checkpoint.json"
+STATE = "state.pt"
+PARTIAL_STATE = "state.pt.partial"
+LOG = "log.jsonl"
+PLOT = "training.png"
+EVENTS = "tensorboard"
+
+NAMES = (TENSORS, DESCRIPTION, STATE, PARTIAL_STATE, LOG, PLOT, EVENTS)
+
+
+class RunFolderError(UserError):
+    """A folder that a run cannot begin in."""
+
+
+def default_folder(name: str) -> Path:
+    """Where a run goes if nobody says: `runs/NAME`.
+
+    Raises:
+        RunFolderError: the name, which may be any text, is not one of a folder.
+    """
+    if name in {".", ".."} or set(name) & set("/\\\0"):
+        raise RunFolderError(f"the name {name!r} is not that of a folder; tell one with --out")
+    return Path("runs") / name
+
+
+def check_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Whether a run may begin in a folder, as a user asks for it.
+
+    Raises:
+        RunFolderError: it may not: both are asked for, there is no run to go on with, or there is
+            one and neither is asked for.
+    """
+    if resume and overwrite:
+        raise RunFolderError("--resume goes on with a run, --overwrite replaces it; give only one")
+    if resume and not (folder / STATE).exists():
+        raise RunFolderError(
+            f"{folder} holds no run to go on with (no {STATE}); without --resume one begins there"
+        )
+    there = [name for name in NAMES if (folder / name).exists()]
+    if there and not (resume or overwrite):
+        raise RunFolderError(
+            f"{folder} holds a run ({', '.join(there)}); --resume goes on with it, "
+            "--overwrite replaces it"
+        )
+
+
+def clear_run(folder: Path) -> None:
+    """Deletes a run's own files, where there are any, and no others.
+
+    Raises:
+        OSError: one cannot be deleted.
+    """
+    for name in NAMES:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def belongs_to_run(path: Path, folder: Path) -> bool:
+    """Whether a path leads to one of a run's own files, by links too."""
+    return path.resolve() in {(folder / name).resolve() for name in NAMES}

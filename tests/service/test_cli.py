@@ -1,0 +1,231 @@
+"""The commands that train and pack: what they refuse, and what they leave as it was."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from model.checkpoint import Checkpoint, save
+from model.packed import read
+from model.recipe import read_recipe
+from service.cli import main
+from tests.builders import random_batch, random_bitnet
+
+
+def run(*arguments):
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
+
+
+def refusal(*arguments):
+    done = run(*arguments)
+    assert done.exit_code != 0, done.output
+    return done.output
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "runs" / "e"
+    golden = random_batch([7], 5).values
+    save(Checkpoint(random_bitnet(), {}, golden, "e", {}), folder)
+    return folder
+
+
+def test_a_checkpoint_is_not_packed_onto_itself(checkpoint, tmp_path):
+    (tmp_path / "link").symlink_to(checkpoint / "model.safetensors")
+    before = contents(checkpoint)
+    for out in (checkpoint / "model.safetensors", checkpoint / "state.pt", tmp_path / "link"):
+        # In a process of its own: it may die of what this is about.
+        command = [sys.executable, "-m", "service.cli", "pack", str(checkpoint), str(out)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr == f"Error: {out} is a file of the checkpoint; pack into another one\n"
+    assert contents(checkpoint) == before
+
+
+def test_a_packed_file_may_lie_beside_its_checkpoint(checkpoint):
+    out = checkpoint / "packed.safetensors"
+    assert run("pack", checkpoint, out).exit_code == 0
+    assert read(out).name == "e"
+    assert run("pack", checkpoint, out).exit_code == 0
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A data set of two classes, and a recipe for it that is trained in no time."""
+    rng = np.random.default_rng(0)
+    arrays = {f"{part}_values": rng.standard_normal((60, 3)) for part in ("train", "test")}
+    arrays |= {f"{part}_lengths": np.full(12, 5) for part in ("train", "test")}
+    arrays |= {f"y_{part}": np.arange(12) % 2 for part in ("train", "test")}
+    np.savez(tmp_path / "small.npz", **arrays)
+    return tmp_path / "small.npz", write_recipe(tmp_path / "small.toml", "name = 'small'")
+
+
+def write_recipe(path, *lines):
+    path.write_text(
+        "\n".join(lines)
+        + "\ndataset = 'small.npz'\n[model]\nhidden_size = 16\nnum_layers = 1\n"
+        + "[schedule]\nsteps = 3\n"
+    )
+    return path
+
+
+def changed(dataset, **arrays):
+    """Other arrays in place of a data set's; None leaves one out."""
+    arrays = dict(np.load(dataset)) | arrays
+    np.savez(dataset, **{name: array for name, array in arrays.items() if array is not None})
+
+
+ONE_CLASS = np.zeros(12, int)
+ALONE = "[objective]\nclassification = 0.0\nnext_timestep = 1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "arrays", "message"),
+    [
+        ("score_test = true", {"test_values": None}, "score_test asks for the test split: "),
+        ("score_test = true", {"y_test": None}, "score_test asks for the test split: it has no y_"),
+        (
+            "score_test = true",
+            {"test_values": np.zeros((60, 2))},
+            "score_test asks for the test split: values have shape [60, 2]; this model takes [time",
+        ),
+        (
+            "score_test = true",
+            {"test_values": np.zeros((61, 3)), "test_lengths": [61], "y_test": [0]},
+            "sequence 0 has 61 timesteps; this model takes at most 60",
+        ),
+        ("score_test = true", {"y_train": ONE_CLASS}, "every training label is 0; a score needs"),
+        (
+            "validation = 0.2",
+            {"y_train": ONE_CLASS + 3},
+            "every training label is 3; a score needs",
+        ),
+        ("validation = 0.2", {"y_train": None}, "validation asks for a score, which needs labels"),
+        ("score_test = true", {"y_train": None}, "score_test asks for a score, which needs labels"),
+        ("seed = 0", {"y_train": ONE_CLASS + 2_000_000_000}, "label 2000000000, and there are 12"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_before_the_first_step(
+    small, tmp_path, asked, arrays, message
+):
+    dataset, _ = small
+    recipe = write_recipe(tmp_path / "scored.toml", "name = 'scored'", asked)
+    recipe.write_text(recipe.read_text() + ALONE)
+    changed(dataset, **arrays)
+    output = refusal("train", recipe, "--out", tmp_path / "run")
+    assert message in output
+    assert "1/3" not in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_can_be_scored_is_scored(small, tmp_path):
+    dataset, _ = small
+    recipe = write_recipe(
+        tmp_path / "r.toml", "name = 'scored'", "score_test = true", "validation = 0.2"
+    )
+    # Fewer test sequences than classes, and one class of them, are no reason to refuse.
+    changed(dataset, test_values=np.zeros((5, 3)), test_lengths=[5], y_test=[1])
+    output = run("train", recipe, "--out", tmp_path / "run").output
+    assert "validation probe accuracy: " in output
+    assert "test probe accuracy: " in output
+
+
+def test_evaluate_needs_two_classes(small, checkpoint, tmp_path):
+    dataset, _ = small
+    changed(
+        dataset, train_values=np.zeros((60, 5)), test_values=np.zeros((60, 5)), y_train=ONE_CLASS
+    )
+    assert run("pack", checkpoint, tmp_path / "packed").exit_code == 0
+    message = refusal("evaluate", tmp_path / "packed", dataset)
+    assert message.startswith("Error: every training label is 0; a score needs two classes")
+    assert message.count("\n") == 1
+
+
+def test_a_run_is_replaced_only_by_one_that_can_begin(small, tmp_path):
+    dataset, recipe = small
+    folder = tmp_path / "run"
+    assert run("train", recipe, "--out", folder).exit_code == 0
+    (folder / "packed.safetensors").write_text("not of the run")
+    before = contents(folder)
+    assert "--overwrite replaces it" in refusal("train", recipe, "--out", folder)
+    assert "give only one" in refusal("train", recipe, "--out", folder, "--resume", "--overwrite")
+    arrays = dict(np.load(dataset))
+    dataset.unlink()
+    message = refusal("train", recipe, "--out", folder, "--overwrite")
+    assert "No such file" in message
+    np.savez(dataset, **arrays)
+    recipe.write_text(recipe.read_text().replace("num_layers = 1", "num_heads = 3"))
+    message = refusal("train", recipe, "--out", folder, "--overwrite")
+    assert "multiple of num_heads" in message
+    assert contents(folder) == before
+
+
+def test_an_overwrite_leaves_nothing_of_the_old_run(small, tmp_path):
+    _, recipe = small
+    folder = tmp_path / "run"
+    assert run("train", recipe, "--out", folder).exit_code == 0
+    (folder / "state.pt.partial").write_bytes(b"of a run that was killed")
+    (folder / "notes.txt").write_text("not of the run")
+    old = set((folder / "tensorboard").iterdir())
+    # A run that ends at its first step writes neither a checkpoint nor a picture.
+    recipe.write_text(recipe.read_text() + "learning_rate = 1e30\nmax_gradient_norm = 1e30\n")
+    assert "the loss is" in refusal("train", recipe, "--out", folder, "--overwrite")
+    assert {path.name for path in folder.iterdir()} == {"log.jsonl", "notes.txt", "tensorboard"}
+    assert not old & set((folder / "tensorboard").iterdir())
+
+
+def test_there_must_be_a_run_to_go_on_with(small, tmp_path):
+    _, recipe = small
+    message = refusal("train", recipe, "--out", tmp_path / "rum", "--resume")
+    assert f"{tmp_path / 'rum'} holds no run to go on with (no state.pt)" in message
+    assert not (tmp_path / "rum").exists()
+    assert run("train", recipe, "--out", tmp_path / "run").exit_code == 0
+    assert run("train", recipe, "--out", tmp_path / "run", "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["../esc", "/esc", "..", ".", "a/b", "a/", "a\\\\b", "a\\u0000"])
+def test_a_name_that_is_not_a_folders_needs_one(small, tmp_path, monkeypatch, name):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    recipe = write_recipe(tmp_path / "named.toml", f'name = "{name}"')
+    before = set(tmp_path.iterdir())
+    assert "is not that of a folder; tell one with --out" in refusal("train", recipe)
+    assert set(tmp_path.iterdir()) == before
+    assert not list((tmp_path / "work").iterdir())
+    assert run("train", recipe, "--out", "told").exit_code == 0
+
+
+def test_a_run_goes_where_its_name_says(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe(tmp_path / "named.toml", "name = 'Drehzahl 2.1 🙂'")
+    assert run("train", recipe).exit_code == 0
+    assert (tmp_path / "runs" / "Drehzahl 2.1 🙂" / "checkpoint.json").exists()
+
+
+def test_the_recipe_of_a_path_with_any_characters_is_read_again(small, tmp_path):
+    dataset, _ = small
+    moved = dataset.rename(tmp_path / "größe 🙂\x7f.npz")
+    command = [sys.executable, "-m", "service.cli", "recipe", str(moved)]
+    # A terminal's encoding is not TOML's.
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    printed = subprocess.run(command, check=True, capture_output=True, env=environment)
+    (tmp_path / "made.toml").write_bytes(printed.stdout)
+    assert read_recipe(tmp_path / "made.toml").dataset == moved
+
+
+def test_a_recipe_for_a_file_of_any_name(small, tmp_path):
+    dataset, _ = small
+    dataset = dataset.rename(tmp_path / ("n" * 251 + ".npz"))
+    (tmp_path / "made.toml").write_text(run("recipe", dataset).output)
+    assert read_recipe(tmp_path / "made.toml").name == "n" * 200
+    dataset = dataset.rename(tmp_path / "\udcff.npz")
+    assert "TOML is Unicode" in refusal("recipe", dataset)
