@@ -22,7 +22,7 @@ from model.pretrained import DEFAULT_MODEL
 from model.sequences import Sequences
 from service.describe import describe
 from service.errors import ServiceError
-from service.files import check_suffix, read_sequences, write_embeddings
+from service.files import check_target, read_sequences, write_embeddings
 from service.options import Options, Overlong, finish, truncate
 
 EMBED_TIMESTEPS = 8_192
@@ -110,7 +110,7 @@ def embed(
     Both are .npy, .npz or .safetensors; IN holds [batch, seq_len, embed_dim], or values
     [timesteps, embed_dim] and lengths [batch].
     """
-    check_suffix(out)
+    check_target(out)
     engine = Engine.load(model)
     sequences, truncated = truncate(
         read_sequences(source, split), overlong, engine.model.config.max_timesteps
