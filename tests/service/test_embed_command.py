@@ -56,10 +56,11 @@ def test_tensors_of_a_type_that_numpy_lacks(tmp_path):
     [
         (DENSE[:0], "a batch needs at least one sequence"),
         (DENSE[:, :0], "sequence 0 has length 0"),
+        (DENSE[..., :0], "values have shape [12, 0]; this model takes [timesteps, 12]"),
         (DENSE.astype(int), "int64 of shape [3, 4, 12]; they must be floats, [batch, seq_len, emb"),
         (DENSE[0], "float32 of shape [4, 12]; they must be floats, [batch, seq_len, embed_dim]"),
     ],
-    ids=["no sequences", "no timesteps", "integers", "one sequence"],
+    ids=["no sequences", "no timesteps", "no features", "integers", "one sequence"],
 )
 def test_arrays_that_are_no_batch(tmp_path, array, message):
     assert message in refused(saved(tmp_path / "in.npy", array), tmp_path / "out.npy")
@@ -89,3 +90,17 @@ def test_what_a_link_leads_to_is_replaced(tmp_path):
     assert run(source, tmp_path / "link.npy").exit_code == 0
     assert np.load(real).shape == (3, 64)
     assert (tmp_path / "link.npy").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, "sequence 1500, timestep 2, feature 5 is nan"),
+        (1e30, "sequence 1500, timestep 2, feature 5 is 1.0"),
+    ],
+)
+def test_rows_are_counted_in_the_whole_file(tmp_path, value, message):
+    """Both what is checked before anything is computed, and what the engine finds."""
+    many = np.zeros((2000, 10, 12), np.float32)
+    many[1500, 2, 5] = value
+    assert message in refused(saved(tmp_path / "in.npy", many), tmp_path / "out.npy")
