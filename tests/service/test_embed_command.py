@@ -1,4 +1,4 @@
-"""`tritserve embed`, with the embedded model: 12 features, at most 29 timesteps."""
+"""`tritserve embed`, with the embedded model: 12 features, at most 60 timesteps."""
 
 import json
 import resource
