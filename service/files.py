@@ -2,13 +2,11 @@
 
 import io
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 import safetensors.numpy
 
 from model.errors import UserError
@@ -38,7 +36,10 @@ def read_sequences(path: Path, split: str | None = None) -> Sequences:
     check_suffix(path)
     try:
         content = _arrays(path)
-    except (ValueError, EOFError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+    except (OSError, FileError):
+        raise
+    except Exception as error:
+        # On damaged bytes the readers of npy and zip raise almost anything.
         reason = "it holds Python objects or no arrays" if "pickle" in str(error) else error
         raise FileError(f"{path} is not a {path.suffix} file of numbers: {reason}") from error
     if not isinstance(content, dict):
@@ -99,10 +100,12 @@ def _arrays(path: Path) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
             return safetensors.numpy.load(path.read_bytes())
         except KeyError as error:
             raise FileError(f"{path} has a tensor of type {error}, which numpy lacks") from error
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.lib.npyio.NpzFile):
-        with loaded:
-            return {name: loaded[name] for name in loaded.files if loaded[name].dtype.kind != "U"}
+    # Opened here: where an archive is damaged, numpy would leave it open.
+    with path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            arrays = {name: loaded[name] for name in loaded.files}
+            return {name: array for name, array in arrays.items() if array.dtype.kind != "U"}
     array: npt.NDArray[Any] = loaded
     return array
 

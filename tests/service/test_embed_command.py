@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from model.tensors import save_tensors
 from service.cli import main
 
 DENSE = np.random.default_rng(0).standard_normal((3, 4, 12), dtype=np.float32)
@@ -64,6 +65,29 @@ def test_tensors_of_a_type_that_numpy_lacks(tmp_path):
 )
 def test_arrays_that_are_no_batch(tmp_path, array, message):
     assert message in refused(saved(tmp_path / "in.npy", array), tmp_path / "out.npy")
+
+
+@pytest.mark.parametrize(
+    ("form", "damage"),
+    [
+        ("npz", lambda data: data.replace(data[90:130], bytes(40))),
+        ("npz", lambda data: data[: len(data) // 2]),
+        ("npy", lambda data: data.replace(b"}", b"(")),
+        ("safetensors", lambda data: data[:-1]),
+    ],
+    ids=["npz of zeros", "half an npz", "npy header", "safetensors without its end"],
+)
+def test_damaged_files(tmp_path, form, damage):
+    path = tmp_path / f"in.{form}"
+    arrays = {"values": DENSE.reshape(12, 12), "lengths": np.array([12])}
+    if form == "npz":
+        np.savez_compressed(path, **arrays)
+    elif form == "npy":
+        np.save(path, DENSE)
+    else:
+        path.write_bytes(save_tensors(arrays))
+    path.write_bytes(damage(path.read_bytes()))
+    assert f"is not a .{form} file of numbers" in refused(path, tmp_path / "out.npy")
 
 
 def test_a_folder_that_is_not_there_is_told_before_anything_is_read(tmp_path):
