@@ -43,10 +43,13 @@ class Sequences:
     def from_list(cls, sequences: Iterable[npt.ArrayLike]) -> "Sequences":
         """Joins arrays `[seq_len, embed_dim]` into one ragged batch.
 
+        Integers and booleans are taken as numbers; what float32 cannot hold becomes infinite.
+
         Raises:
-            SequenceError: there is none, one is not two-dimensional or empty, or widths differ.
+            SequenceError: there is none, one is not two-dimensional, is empty, is masked in
+                places or holds something else than real numbers, or widths differ.
         """
-        arrays = [np.asarray(sequence, dtype=np.float32) for sequence in sequences]
+        arrays = [_to_float32(sequence, row) for row, sequence in enumerate(sequences)]
         if not arrays:
             raise SequenceError("a batch needs at least one sequence")
         for row, array in enumerate(arrays):
@@ -84,6 +87,22 @@ class Sequences:
         """The batch of the given sequences, in the given order."""
         offsets = self.offsets
         return Sequences.from_list([self.values[offsets[i] : offsets[i + 1]] for i in rows])
+
+
+def _to_float32(sequence: npt.ArrayLike, row: int) -> FloatArray:
+    parts = sequence if isinstance(sequence, list | tuple) else [sequence]
+    if any(np.ma.is_masked(part) for part in parts):
+        raise SequenceError(f"sequence {row} has masked values; fill them, or leave them out", row)
+    try:
+        array = np.asarray(sequence)
+    except (ValueError, TypeError) as error:
+        raise SequenceError(f"sequence {row} is no array: {error}", row) from error
+    if array.dtype.kind not in "fiub":
+        raise SequenceError(f"sequence {row} holds {array.dtype}; it must hold real numbers", row)
+    if array.dtype == np.float32:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(np.float32)
 
 
 def shorten(

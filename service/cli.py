@@ -17,11 +17,12 @@ from model.errors import UserError
 from model.packed import read
 from model.pretrained import DEFAULT_MODEL
 from model.run_folder import belongs_to_run, check_run_folder, default_folder
-from model.sequences import Sequences
+from model.sequences import FloatArray, SequenceError, Sequences, check_finite, check_width
 from service.describe import describe
 from service.errors import ServiceError
-from service.files import check_suffix, read_sequences, write_embeddings
+from service.files import check_target, read_sequences, write_embeddings
 from service.options import Options, Overlong, finish, truncate
+from service.wire import invalid
 
 EMBED_TIMESTEPS = 8_192
 
@@ -120,15 +121,20 @@ def embed(
     Both are .npy, .npz or .safetensors; IN holds [batch, seq_len, embed_dim], or values
     [timesteps, embed_dim] and lengths [batch].
     """
-    check_suffix(out)
+    check_target(out)
     engine = Engine.load(model)
-    sequences, truncated = truncate(
-        read_sequences(source, split), overlong, engine.model.config.max_timesteps
-    )
-    parts = []
+    config = engine.model.config
+    given = read_sequences(source, split)
+    check_width(given.values, config.embed_dim)
+    check_finite(given.values, given.lengths)
+    sequences, truncated = truncate(given, overlong, config.max_timesteps)
+    parts: list[FloatArray] = []
     with progress_bar(len(sequences), "sequence") as bar:
         for part in chunks(sequences, EMBED_TIMESTEPS):
-            parts.append(engine.embed(part.values, part.lengths))
+            try:
+                parts.append(engine.embed(part.values, part.lengths))
+            except SequenceError as error:
+                raise invalid(error, first_row=sum(map(len, parts))) from error
             bar.update(len(part))
     rows = finish(np.concatenate(parts), Options(normalize=normalize)).rows
     write_embeddings(out, rows)

@@ -2,102 +2,40 @@
 
     with Client("http://127.0.0.1:8000") as client:
         embeddings = client.embed([first, second])  # arrays [seq_len, embed_dim]
+        answer = client.embed_detailed([first, second], overlong="keep_last")
+        answer.embeddings, answer.truncated, answer.model.revision, answer.timing_ms.compute
 
-Answers 429 and 503 are retried as their Retry-After tells.
+A batch over the service's limits is sent in parts, one after the other; if the model changes in
+between, all of it is sent once more. Answers 429 and 503 are retried as their Retry-After tells.
 """
 
 import asyncio
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
-import numpy as np
 import numpy.typing as npt
-import safetensors.numpy
 
 from model.sequences import Sequences
-from model.tensors import save_tensors
-from service.media import SAFETENSORS
+from service.exchange import Exchange, Exchanges, ModelChangedError
 from service.options import Overlong, Precision
+from service.replies import Answer, Model, RequestError, Timing
 
-RETRIED = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "Client",
+    "Model",
+    "ModelChangedError",
+    "RequestError",
+    "Timing",
+]
 
 SequencesLike = npt.NDArray[Any] | Iterable[npt.ArrayLike]
 
-
-class RequestError(Exception):
-    """The service refused.
-
-    Attributes:
-        status: the HTTP status.
-        type: the error's word for programs.
-        details: the error's further fields, such as `row` and `timestep`.
-    """
-
-    def __init__(self, status: int, error_type: str, message: str, details: dict[str, Any]) -> None:
-        super().__init__(f"{status} {error_type}: {message}")
-        self.status = status
-        self.type = error_type
-        self.details = details
-
-
-class _Protocol:
-    """What both clients do, without input or output."""
-
-    def __init__(self, retry_seconds: float) -> None:
-        self.retry_seconds = retry_seconds
-
-    def request(
-        self, sequences: SequencesLike, normalize: bool, overlong: Overlong, precision: Precision
-    ) -> dict[str, Any]:
-        """Arguments of the HTTP request that embeds `sequences`."""
-        batch = Sequences.from_list(sequences)
-        return {
-            "content": save_tensors({"values": batch.values, "lengths": batch.lengths}),
-            "headers": {"Content-Type": SAFETENSORS, "Accept": SAFETENSORS},
-            "params": {
-                "normalize": str(normalize).lower(),
-                "overlong": overlong,
-                "precision": precision,
-            },
-        }
-
-    def wait(self, response: httpx.Response, until: float) -> float | None:
-        """Seconds to wait before trying again, or None if the response is to be taken as it is."""
-        if response.status_code not in RETRIED:
-            return None
-        try:
-            seconds = max(0.0, float(response.headers.get("retry-after", "1")))
-        except ValueError:
-            seconds = 1.0
-        return seconds if time.monotonic() + seconds <= until else None
-
-    def check(self, response: httpx.Response) -> httpx.Response:
-        """The response, if it is a success.
-
-        Raises:
-            RequestError: it is not.
-        """
-        if response.is_success:
-            return response
-        try:
-            error = dict(response.json()["error"])
-        except (ValueError, KeyError, TypeError):
-            error = {}
-        error_type = str(error.pop("type", "unknown"))
-        message = str(error.pop("message", response.text[:200]))
-        raise RequestError(response.status_code, error_type, message, error)
-
-    def embeddings(self, response: httpx.Response) -> npt.NDArray[Any]:
-        """The array in a successful response."""
-        tensors: dict[str, npt.NDArray[Any]] = safetensors.numpy.load(response.content)
-        rows = tensors["embeddings"]
-        if "scales" not in tensors:
-            return rows
-        numbers: npt.NDArray[Any] = rows.astype(np.float32) * tensors["scales"][:, None]
-        return numbers
+T = TypeVar("T")
 
 
 class Client:
@@ -105,13 +43,15 @@ class Client:
 
     Args:
         base_url: of the service.
-        retry_seconds: how long to go on trying when the service is full or not ready.
+        retry_seconds: how long to go on trying each request when the service is full or not
+            ready. A batch in parts makes several requests, and each has this time of its own, as
+            it has the `timeout`.
         **options: of `httpx.Client`: `headers`, `timeout`, `transport`, ...
     """
 
     def __init__(self, base_url: str, *, retry_seconds: float = 30.0, **options: Any) -> None:
         self._http = httpx.Client(base_url=base_url, **({"timeout": 60.0} | options))
-        self._protocol = _Protocol(retry_seconds)
+        self._exchanges = Exchanges(retry_seconds)
 
     def embed(
         self,
@@ -127,7 +67,8 @@ class Client:
             sequences: arrays `[seq_len, embed_dim]`, of any lengths, or one array
                 `[batch, seq_len, embed_dim]`.
             normalize: whether to scale embeddings to unit length.
-            overlong: what to do with sequences longer than the model takes.
+            overlong: what to do with sequences longer than the model takes; `embed_detailed`
+                tells which were shortened.
             precision: of the numbers on the wire. `int8` comes back as float32, its scales
                 applied; `binary` as bits, uint8 `[batch, hidden_size / 8]`.
 
@@ -136,22 +77,41 @@ class Client:
 
         Raises:
             RequestError: the service refused.
+            ModelChangedError: the batch went in parts, and met another model twice.
             SequenceError: `sequences` are not of this form.
             httpx.TransportError: the service could not be reached.
         """
-        request = self._protocol.request(sequences, normalize, overlong, precision)
-        until = time.monotonic() + self._protocol.retry_seconds
-        while True:
-            response = self._http.post("/embed", **request)
-            seconds = self._protocol.wait(response, until)
-            if seconds is None:
-                return self._protocol.embeddings(self._protocol.check(response))
-            time.sleep(seconds)
+        return self.embed_detailed(
+            sequences, normalize=normalize, overlong=overlong, precision=precision
+        ).embeddings
+
+    def embed_detailed(
+        self,
+        sequences: SequencesLike,
+        *,
+        normalize: bool = False,
+        overlong: Overlong = "error",
+        precision: Precision = "float32",
+    ) -> Answer:
+        """As `embed`; also tells which rows were shortened, the model, and the time it took."""
+        batch = Sequences.from_list(sequences)
+        return self._run(self._exchanges.embed(batch, normalize, overlong, precision))
 
     def info(self) -> dict[str, Any]:
         """What `GET /info` tells."""
-        content: dict[str, Any] = self._protocol.check(self._http.get("/info")).json()
-        return content
+        return self._run(self._exchanges.info())
+
+    def _run(self, exchange: Exchange[T]) -> T:
+        step = next(exchange)
+        while True:
+            if step.delay:
+                time.sleep(step.delay)
+            response = self._http.request(step.method, step.url, **step.options)
+            try:
+                step = exchange.send(response)
+            except StopIteration as end:
+                result: T = end.value
+                return result
 
     def close(self) -> None:
         """Closes the connections."""
@@ -174,7 +134,7 @@ class AsyncClient:
 
     def __init__(self, base_url: str, *, retry_seconds: float = 30.0, **options: Any) -> None:
         self._http = httpx.AsyncClient(base_url=base_url, **({"timeout": 60.0} | options))
-        self._protocol = _Protocol(retry_seconds)
+        self._exchanges = Exchanges(retry_seconds)
 
     async def embed(
         self,
@@ -185,20 +145,38 @@ class AsyncClient:
         precision: Precision = "float32",
     ) -> npt.NDArray[Any]:
         """See `Client.embed`."""
-        request = self._protocol.request(sequences, normalize, overlong, precision)
-        until = time.monotonic() + self._protocol.retry_seconds
-        while True:
-            response = await self._http.post("/embed", **request)
-            seconds = self._protocol.wait(response, until)
-            if seconds is None:
-                return self._protocol.embeddings(self._protocol.check(response))
-            await asyncio.sleep(seconds)
+        answer = await self.embed_detailed(
+            sequences, normalize=normalize, overlong=overlong, precision=precision
+        )
+        return answer.embeddings
+
+    async def embed_detailed(
+        self,
+        sequences: SequencesLike,
+        *,
+        normalize: bool = False,
+        overlong: Overlong = "error",
+        precision: Precision = "float32",
+    ) -> Answer:
+        """See `Client.embed_detailed`."""
+        batch = Sequences.from_list(sequences)
+        return await self._run(self._exchanges.embed(batch, normalize, overlong, precision))
 
     async def info(self) -> dict[str, Any]:
         """See `Client.info`."""
-        response = await self._http.get("/info")
-        content: dict[str, Any] = self._protocol.check(response).json()
-        return content
+        return await self._run(self._exchanges.info())
+
+    async def _run(self, exchange: Exchange[T]) -> T:
+        step = next(exchange)
+        while True:
+            if step.delay:
+                await asyncio.sleep(step.delay)
+            response = await self._http.request(step.method, step.url, **step.options)
+            try:
+                step = exchange.send(response)
+            except StopIteration as end:
+                result: T = end.value
+                return result
 
     async def close(self) -> None:
         """Closes the connections."""

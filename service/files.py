@@ -1,12 +1,12 @@
 """Sequences and embeddings in local files: `.npy`, `.npz` and `.safetensors`."""
 
-import zipfile
+import io
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 import safetensors.numpy
 
 from model.errors import UserError
@@ -36,17 +36,17 @@ def read_sequences(path: Path, split: str | None = None) -> Sequences:
     check_suffix(path)
     try:
         content = _arrays(path)
-    except (ValueError, EOFError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+    except (OSError, FileError):
+        raise
+    except Exception as error:
+        # On damaged bytes the readers of npy and zip raise almost anything.
         reason = "it holds Python objects or no arrays" if "pickle" in str(error) else error
         raise FileError(f"{path} is not a {path.suffix} file of numbers: {reason}") from error
     if not isinstance(content, dict):
-        if content.ndim != 3:
-            raise FileError(
-                f"{path} has shape {list(content.shape)}; it must be [batch, seq_len, embed_dim]"
-            )
-        batch, seq_len, width = content.shape
-        values = _float32(content.reshape(batch * seq_len, width), path)
-        return Sequences(values, np.full(batch, seq_len, dtype=np.int64))
+        dense = _float32(content, path, ("batch", "seq_len", "embed_dim"))
+        batch, seq_len, width = dense.shape
+        lengths = check_lengths(np.full(batch, seq_len), batch * seq_len)
+        return Sequences(dense.reshape(batch * seq_len, width), lengths)
     prefix = f"{split}_" if split else ""
     missing = [name for name in (f"{prefix}values", f"{prefix}lengths") if name not in content]
     if missing:
@@ -54,24 +54,38 @@ def read_sequences(path: Path, split: str | None = None) -> Sequences:
             "" if split or "test_values" not in content else "; --split train or test reads those"
         )
         raise FileError(f"{path} has no array '{missing[0]}', only {sorted(content)}{hint}")
-    values = _float32(content[f"{prefix}values"], path)
+    values = _float32(content[f"{prefix}values"], path, ("timesteps", "embed_dim"))
     return Sequences(values, check_lengths(content[f"{prefix}lengths"], len(values)))
 
 
 def write_embeddings(path: Path, embeddings: FloatArray) -> None:
     """Writes `[batch, hidden_size]` float32, in an `.npz` or `.safetensors` as `embeddings`.
 
+    A file that is there is replaced once all is written; if that fails, it stays as it is.
+
     Raises:
         OSError: the file cannot be written.
-        FileError: its name has another ending.
+        FileError: see `check_target`.
     """
+    check_target(path)
+    target = path.resolve()
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        partial.write_bytes(_encode(embeddings, path.suffix))
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def check_target(path: Path) -> None:
+    """Raises FileError unless embeddings can be written to `path`."""
     check_suffix(path)
-    if path.suffix == ".npy":
-        np.save(path, embeddings)
-    elif path.suffix == ".npz":
-        np.savez(path, embeddings=embeddings)
-    else:
-        path.write_bytes(save_tensors({"embeddings": embeddings}))
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise FileError(f"{path} cannot be written: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise FileError(f"{path} cannot be written: nothing may be written to {folder}")
 
 
 def check_suffix(path: Path) -> None:
@@ -82,20 +96,37 @@ def check_suffix(path: Path) -> None:
 
 def _arrays(path: Path) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
     if path.suffix == ".safetensors":
-        return safetensors.numpy.load_file(path)
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.lib.npyio.NpzFile):
-        with loaded:
-            return {name: loaded[name] for name in loaded.files if loaded[name].dtype.kind != "U"}
+        try:
+            return safetensors.numpy.load(path.read_bytes())
+        except KeyError as error:
+            raise FileError(f"{path} has a tensor of type {error}, which numpy lacks") from error
+    # Opened here: where an archive is damaged, numpy would leave it open.
+    with path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            arrays = {name: loaded[name] for name in loaded.files}
+            return {name: array for name, array in arrays.items() if array.dtype.kind != "U"}
     array: npt.NDArray[Any] = loaded
     return array
 
 
-def _float32(values: npt.NDArray[Any], path: Path) -> FloatArray:
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
+def _float32(values: npt.NDArray[Any], path: Path, axes: tuple[str, ...]) -> FloatArray:
+    if values.ndim != len(axes) or not np.issubdtype(values.dtype, np.floating):
         raise FileError(
             f"{path} holds values that are {values.dtype} of shape {list(values.shape)}; "
-            "they must be floats, [timesteps, embed_dim]"
+            f"they must be floats, [{', '.join(axes)}]"
         )
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _encode(embeddings: FloatArray, suffix: str) -> bytes:
+    if suffix == ".safetensors":
+        return save_tensors({"embeddings": embeddings})
+    # Not straight to the file: numpy's own way does not notice when the disk is full.
+    content = io.BytesIO()
+    if suffix == ".npy":
+        np.save(content, embeddings)
+    else:
+        np.savez(content, embeddings=embeddings)
+    return content.getvalue()

@@ -84,6 +84,8 @@ FLOORS = {
     "service.incoming": 7,
     "service.bugs": 9,
     "service.connections": 11,
+    "service.replies": 7,
+    "service.exchange": 9,
     "service.client": 10,
     "service.app": 16,
     "service.server": 17,

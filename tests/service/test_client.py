@@ -4,20 +4,35 @@ import httpx
 import numpy as np
 import pytest
 
+from model.engine import Engine
 from service.app import create_app
-from service.client import AsyncClient, Client, RequestError
+from service.client import AsyncClient, Client, ModelChangedError, RequestError, Timing
+from service.media import SAFETENSORS
+from service.options import Embeddings
 from service.settings import Settings
-from tests.builders import random_batch
+from service.wire import EmbedAnswer, encode
+from tests.builders import random_batch, random_packed
 
 BATCH = random_batch([1, 9, 4], 3)
 
 
-def against_app(engine, talk):
+def against_app(engine, talk, before=None, **settings):
+    """Runs a conversation with a fresh application; `before` sees it and each request."""
+
     async def main():
-        app = create_app(Settings(), engine)
+        app = create_app(Settings(**settings), engine)
+
+        async def watch(request):
+            if before:
+                await before(app, request)
+
         async with (
             app.router.lifespan_context(app),
-            AsyncClient("http://test", transport=httpx.ASGITransport(app)) as client,
+            AsyncClient(
+                "http://test",
+                transport=httpx.ASGITransport(app),
+                event_hooks={"request": [watch]},
+            ) as client,
         ):
             return await talk(client)
 
@@ -101,8 +116,9 @@ def full(retry_after):
 def test_retries_as_told_and_gives_up_in_time(monkeypatch):
     slept = []
     monkeypatch.setattr("service.client.time.sleep", slept.append)
-    info = httpx.Response(422, json={"error": {"type": "invalid", "message": "no"}})
-    server = Answers(full("3"), httpx.Response(503, text="starting"), full("soon"), info)
+    refusal = {"error": {"type": "invalid", "message": "no", "row": 0}}
+    refused = httpx.Response(422, json=refusal)
+    server = Answers(full("3"), httpx.Response(503, text="starting"), full("soon"), refused)
     with (
         Client("http://test", transport=httpx.MockTransport(server)) as client,
         pytest.raises(RequestError, match="422 invalid: no"),
@@ -126,3 +142,174 @@ def test_an_answer_that_is_not_ours_is_still_an_exception():
         pytest.raises(RequestError, match="502 unknown: <h1>Bad Gateway"),
     ):
         client.info()
+    server = Answers(httpx.Response(200, text="<h1>Welcome</h1>"))
+    with (
+        Client("http://test", transport=httpx.MockTransport(server)) as client,
+        pytest.raises(RequestError, match="200 unknown: the answer holds no embeddings: <h1>Wel"),
+    ):
+        client.embed(np.ones((1, 1, 3)))
+
+
+class Seen:
+    """Paths of the requests that were made."""
+
+    def __init__(self):
+        self.paths = []
+
+    async def __call__(self, _, request):
+        self.paths.append(request.url.path)
+
+
+def test_all_that_the_service_tells_beside_the_embeddings(engine):
+    long = random_batch([9, 12, 1, 10], 3).split()
+
+    async def talk(client):
+        answer = await client.embed_detailed(long, overlong="keep_last")
+        assert answer.truncated == [1, 3]
+        expected = await client.embed([part[-9:] for part in long])
+        assert answer.embeddings.tobytes() == expected.tobytes()
+        packed = engine.model
+        assert answer.model.name == packed.name
+        assert answer.model.revision == packed.revision
+        assert answer.model.output_size == 16
+        assert answer.model.quantize == "ternary"
+        assert answer.model.bits_per_weight == packed.bits_per_weight
+        assert 0 < answer.timing_ms.compute <= answer.timing_ms.total
+        assert (await client.embed_detailed(BATCH.split())).truncated == []
+
+    against_app(engine, talk)
+
+
+@pytest.mark.parametrize(
+    ("limits", "requests"),
+    [
+        ({"max_sequences": 3}, 3),
+        ({"max_request_timesteps": 20}, 4),
+        ({"queue_timesteps": 20, "max_sequences": 3}, 4),
+        ({"max_body_bytes": 500}, 4),
+        ({"max_body_bytes": 400}, 6),
+    ],
+)
+@pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
+def test_a_batch_over_the_limits_goes_in_parts(engine, limits, requests, precision):
+    many = random_batch([9, 1, 12, 4, 9, 9, 11], 3).split()
+    seen = Seen()
+
+    async def whole(client):
+        return await client.embed_detailed(many, overlong="keep_first", precision=precision)
+
+    async def parts(client):
+        await client.info()
+        seen.paths.clear()
+        return await whole(client)
+
+    expected = against_app(engine, whole)
+    answer = against_app(engine, parts, seen, **limits)
+    assert seen.paths == ["/embed"] * requests
+    assert answer.embeddings.tobytes() == expected.embeddings.tobytes()
+    assert answer.truncated == expected.truncated == [2, 6]
+    assert answer.model == expected.model
+
+
+def test_limits_are_asked_for_only_where_they_matter(engine):
+    seen = Seen()
+
+    async def talk(client):
+        await client.embed(BATCH.split())
+        assert seen.paths == ["/embed"]
+        seen.paths.clear()
+        # Small, yet more than this service takes.
+        assert (await client.embed(np.ones((21, 1, 3)))).shape == (21, 16)
+        assert seen.paths == ["/embed", "/info", "/embed", "/embed", "/embed"]
+        seen.paths.clear()
+        assert (await client.embed(np.ones((21, 1, 3)))).shape == (21, 16)
+        assert seen.paths == ["/embed"] * 3
+
+    against_app(engine, talk, seen, max_sequences=10)
+
+    async def talk_much(client):
+        seen.paths.clear()
+        assert (await client.embed(np.ones((1_025, 1, 3)))).shape == (1_025, 16)
+        assert seen.paths == ["/info", "/embed"]
+
+    against_app(engine, talk_much, seen)
+
+
+def test_a_refusal_of_a_part_names_the_row_of_the_whole_batch(engine):
+    async def talk(client):
+        sequences = BATCH.split() * 2
+        sequences[4] = sequences[4].copy()
+        sequences[4][5, 2] = np.nan
+        with pytest.raises(
+            RequestError, match="sequence 4, timestep 5, feature 2 is nan"
+        ) as caught:
+            await client.embed(sequences)
+        assert caught.value.details == {"row": 4, "timestep": 5}
+
+    against_app(engine, talk, max_sequences=2)
+
+
+def test_a_sequence_that_fits_in_no_request_is_refused(engine):
+    async def talk(client):
+        with pytest.raises(RequestError, match="the request has 4 timesteps; at most 3 go"):
+            await client.embed([np.ones((1, 3)), np.ones((4, 3))])
+
+    against_app(engine, talk, max_request_timesteps=3)
+
+
+@pytest.mark.parametrize("reloads", [1, 2])
+def test_rows_of_two_models_are_never_mixed(tmp_path, reloads):
+    """Before the second part the file is loaded again, and perhaps also in the second try."""
+    path = tmp_path / "m"
+    shape = {"embed_dim": 3, "hidden_size": 16, "num_layers": 1, "window_size": 9}
+    random_packed(path, seed=0, **shape)
+    seen = Seen()
+
+    async def reload(app, request):
+        await seen(app, request)
+        count = seen.paths.count("/embed")
+        if count in range(2, 2 * reloads + 1, 2):
+            random_packed(path, seed=count, **shape)
+            await app.state.service.reload()
+
+    async def talk(client):
+        await client.info()
+        return await client.embed_detailed(BATCH.split()[:2] * 2)
+
+    settings = {"model": path, "max_sequences": 2}
+    engine = Engine.load(path)
+    if reloads == 2:
+        with pytest.raises(ModelChangedError, match="between the 2 parts of a batch"):
+            against_app(engine, talk, reload, **settings)
+        return
+    answer = against_app(engine, talk, reload, **settings)
+    fresh = Engine.load(path)
+    assert answer.model.revision == fresh.model.revision != engine.model.revision
+    twice = BATCH.select([0, 1, 0, 1])
+    expected = fresh.embed(twice.values, twice.lengths)
+    assert answer.embeddings.tobytes() == expected.tobytes()
+
+
+def test_each_part_is_retried_for_a_time_of_its_own(monkeypatch):
+    slept = []
+    monkeypatch.setattr("service.client.time.sleep", slept.append)
+    limits = {"max_body_bytes": 10**6, "max_sequences": 1_000}
+    limits |= {"max_request_timesteps": 10**6, "queue_timesteps": 10**6}
+    server = Answers(
+        httpx.Response(200, json={"limits": limits}),
+        *(full("2"), embedded(1_000)),
+        *(full("3"), embedded(500)),
+    )
+    with Client("http://test", transport=httpx.MockTransport(server), retry_seconds=4) as client:
+        answer = client.embed_detailed(np.ones((1_500, 1, 3)))
+    assert slept == [2.0, 3.0]
+    assert answer.embeddings.shape == (1_500, 2)
+    assert answer.timing_ms == Timing(queue=2.0, compute=4.0, total=6.0)
+
+
+def embedded(count):
+    model = {"name": "m", "revision": "r", "output_size": 2, "quantize": "ternary"}
+    model |= {"bits_per_weight": 1.6, "of a newer service": 1}
+    timing = {"queue": 1.0, "compute": 2.0, "total": 3.0}
+    answer = EmbedAnswer(Embeddings(np.ones((count, 2))), model, {"truncated": []}, timing)
+    return httpx.Response(200, content=encode(answer, SAFETENSORS)[0])

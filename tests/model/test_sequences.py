@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from model.sequences import SequenceError, Sequences, check_finite
+
+GOOD = np.ones((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("sequence", "reason"),
+    [
+        ([["a", "b", "c"]], "holds <U1; it must hold real numbers"),
+        ([[1, 2, 3], [1]], "is no array: .*inhomogeneous"),
+        ([[None, 1, 2]], "holds object"),
+        (GOOD * 1j, "holds complex128"),
+        (np.full((2, 3), "2020-01-01", "datetime64[D]"), "holds datetime64"),
+        (np.ma.masked_greater(np.arange(6.0).reshape(2, 3), 4), "has masked values"),
+        ([GOOD[0], np.ma.masked_greater(np.arange(3.0), 1)], "has masked values"),
+        (np.ones(3), r"has shape \[3\]"),
+    ],
+    ids=["text", "ragged", "none", "complex", "dates", "masked", "masked timestep", "flat"],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_an_array_of_real_numbers_is_refused_with_its_row(sequence, reason):
+    with pytest.raises(SequenceError, match=f"sequence 1 {reason}") as caught:
+        Sequences.from_list([GOOD, sequence])
+    assert caught.value.row == 1
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float16", "float64", "longdouble"])
+def test_numbers_of_every_kind_are_taken(dtype):
+    batch = Sequences.from_list([GOOD.astype(dtype), [[1, True, 1.0]]])
+    assert batch.values.dtype == np.float32
+    assert batch.values.tolist() == [[1.0] * 3] * 3
+    assert batch.lengths.tolist() == [2, 1]
+
+
+def test_an_array_that_could_be_masked_and_is_not_is_taken():
+    assert Sequences.from_list([np.ma.array(GOOD)]).values.tolist() == GOOD.tolist()
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_float32_cannot_hold_is_found_with_its_row():
+    batch = Sequences.from_list([GOOD, [[1.0, 1e300, 1.0]]])
+    with pytest.raises(SequenceError, match="sequence 1, timestep 0, feature 1 is inf"):
+        check_finite(batch.values, batch.lengths)
