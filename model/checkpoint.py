@@ -19,6 +19,7 @@ from torch import Tensor
 from model.bitnet import BitNet
 from model.config import ModelConfig
 from model.errors import UserError, explain
+from model.replace import replace_file
 from model.run_folder import DESCRIPTION, TENSORS
 from model.sequences import FloatArray
 
@@ -56,13 +57,14 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     tensors = {f"encoder.{k}": v.contiguous() for k, v in checkpoint.model.state_dict().items()}
     tensors |= {f"heads.{k}": v.contiguous() for k, v in checkpoint.heads.items()}
     tensors["golden"] = torch.from_numpy(checkpoint.golden)
-    safetensors.torch.save_file(tensors, folder / TENSORS)
+    replace_file(folder / TENSORS, safetensors.torch.save(tensors))
     description = {
         "name": checkpoint.name,
         "model": checkpoint.model.config.model_dump(),
         "training": checkpoint.training,
     }
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(description, indent=2, allow_nan=False) + "\n"
+    replace_file(folder / DESCRIPTION, text.encode())
 
 
 def load(folder: Path) -> Checkpoint:

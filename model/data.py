@@ -1,6 +1,7 @@
 """Labelled or unlabelled ragged data sets, one `.npz` each; `data/README.md` tells the form."""
 
 import hashlib
+import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,16 +59,27 @@ def load(path: Path, split: Split) -> Dataset:
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is not an .npz file, as a data set is")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return _parse(arrays, split, path.stem, hashlib.sha256(content).hexdigest())
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        arrays = _read(content, (f"{split}_values", f"{split}_lengths"), f"y_{split}")
+        return _parse(arrays, split, path.stem, hashlib.sha256(content).hexdigest())
+    except UserError as error:
         raise DataError(f"{path}: {error}") from error
 
 
-def _parse(arrays: Any, split: Split, name: str, sha256: str) -> Dataset:
-    missing = [key for key in (f"{split}_values", f"{split}_lengths") if key not in arrays]
+def _read(content: bytes, needed: tuple[str, ...], wanted: str) -> dict[str, npt.NDArray[Any]]:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            names = sorted(archive.files)
+            arrays = {name: archive[name] for name in names if name in (*needed, wanted)}
+    except Exception as error:
+        # On damaged bytes the readers of npy and zip raise almost anything.
+        raise DataError(f"it cannot be read: {error}") from error
+    missing = [name for name in needed if name not in arrays]
     if missing:
-        raise DataError(f"no array '{missing[0]}'; the file holds {sorted(arrays)}")
+        raise DataError(f"no array '{missing[0]}'; the file holds {names}")
+    return arrays
+
+
+def _parse(arrays: dict[str, npt.NDArray[Any]], split: Split, name: str, sha256: str) -> Dataset:
     values = arrays[f"{split}_values"]
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
         raise DataError(

@@ -1,11 +1,8 @@
 """From a trained BitNet to a packed file."""
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -17,6 +14,7 @@ from model.golden import MIN_COSINE, agreement
 from model.layout import layout
 from model.packed import PackedLayer, PackedModel, parse, serialize
 from model.reference import Reference
+from model.replace import replace_file
 from model.sequences import FloatArray
 from model.trits import pack_binary, pack_ternary
 
@@ -44,8 +42,8 @@ def export(
     Raises:
         OSError: the file cannot be written.
         PackedFileError: the content does not make a valid packed file.
-        ExportError: the model is a float twin, its packed form computes something else, or the
-            path is that of something other than a file.
+        ExportError: the model is a float twin, or its packed form computes something else.
+        ReplaceError: a folder or a device is at the path.
     """
     config = model.config
     if config.quantize == "none":
@@ -64,26 +62,8 @@ def export(
     cosine = agreement(computed, embedding)
     if not cosine >= MIN_COSINE:
         raise ExportError(f"the packed model disagrees with the trained one: cosine {cosine:.6f}")
-    _replace(path, data)
+    replace_file(path, data)
     return packed
-
-
-def _replace(path: Path, data: bytes) -> None:
-    # A link goes on pointing to the file; a device must not become one.
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        raise ExportError(f"{path} is not a file that can be replaced")
-    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _pack(layer: torch.nn.Module) -> PackedLayer:

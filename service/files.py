@@ -10,6 +10,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from model.errors import UserError
+from model.replace import replace_file
 from model.sequences import FloatArray, Sequences, check_lengths
 from model.tensors import save_tensors
 
@@ -66,16 +67,10 @@ def write_embeddings(path: Path, embeddings: FloatArray) -> None:
     Raises:
         OSError: the file cannot be written.
         FileError: see `check_target`.
+        ReplaceError: a folder or a device is at the path.
     """
     check_target(path)
-    target = path.resolve()
-    partial = target.with_name(f"{target.name}.partial")
-    try:
-        partial.write_bytes(_encode(embeddings, path.suffix))
-        partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    replace_file(path, _encode(embeddings, path.suffix))
 
 
 def check_target(path: Path) -> None:
@@ -123,7 +118,6 @@ def _float32(values: npt.NDArray[Any], path: Path, axes: tuple[str, ...]) -> Flo
 def _encode(embeddings: FloatArray, suffix: str) -> bytes:
     if suffix == ".safetensors":
         return save_tensors({"embeddings": embeddings})
-    # Not straight to the file: numpy's own way does not notice when the disk is full.
     content = io.BytesIO()
     if suffix == ".npy":
         np.save(content, embeddings)

@@ -164,7 +164,12 @@ def _decode_npy(body: bytes) -> Sequences:
 def _decode_safetensors(body: bytes) -> Sequences:
     try:
         tensors = safetensors.numpy.load(body)
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+    except KeyError as error:
+        raise InvalidError(
+            f"the body has a tensor of type {error}; 'values' are F16, F32 or F64, 'lengths' are "
+            "integers"
+        ) from error
+    except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise UnparseableError(f"the body is not safetensors: {error}") from error
     if set(tensors) != {"values", "lengths"}:
         raise InvalidError(

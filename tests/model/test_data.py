@@ -1,5 +1,12 @@
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.data import DataError, hold_out, load
 from tests.builders import DATA
@@ -66,6 +73,19 @@ def test_what_is_no_data_set_is_an_error(tmp_path):
     for name in ("one.npy", "text.npz", "empty.npz"):
         with pytest.raises(DataError, match="is not an"):
             load(tmp_path / name, "train")
+
+
+@given(st.integers(0, 2**31), st.integers(0, 255), st.sampled_from([np.savez, np.savez_compressed]))
+def test_a_damaged_file_is_a_data_error(where, byte, save):
+    content = io.BytesIO()
+    save(content, **good())
+    damaged = bytearray(content.getvalue())
+    damaged[where % len(damaged)] = byte
+    with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+        file.write(damaged)
+        file.flush()
+        with contextlib.suppress(DataError):
+            load(Path(file.name), "train")
 
 
 def test_holding_out_keeps_every_class_and_loses_nothing():

@@ -7,6 +7,7 @@ import pytest
 
 from model.export import ExportError
 from model.packed import read
+from model.replace import ReplaceError
 from tests.builders import random_packed
 
 
@@ -65,5 +66,5 @@ def test_a_link_goes_on_and_what_is_no_file_stays(tmp_path):
     _, packed = random_packed(link)
     assert link.is_symlink()
     assert read(path).revision == packed.revision
-    with pytest.raises(ExportError, match="/dev/null is not a file"):
+    with pytest.raises(ReplaceError, match="/dev/null is not a file"):
         random_packed(Path("/dev/null"))

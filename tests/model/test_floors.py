@@ -14,6 +14,7 @@ FLOORS = {
     "model.pretrained": 1,
     "model.sequences": 1,
     "model.tensors": 1,
+    "model.replace": 1,
     "model.run_folder": 1,
     "model.golden": 2,
     "model.trits": 2,

@@ -40,6 +40,11 @@ def tensors(**arrays):
     return safetensors.numpy.save(arrays)
 
 
+def bfloat16():
+    header = b'{"values":{"dtype":"BF16","shape":[1,3],"data_offsets":[0,6]}}'
+    return len(header).to_bytes(8, "little") + header + bytes(6)
+
+
 def read(body, content_type=JSON, query=None):
     return decode(body, content_type, query or {}, LIMITS)
 
@@ -123,6 +128,7 @@ VALUES = np.zeros((4, 3), np.float32)
     ("body", "error", "message"),
     [
         (b"", UnparseableError, "not safetensors"),
+        (bfloat16(), InvalidError, "type 'BF16'; 'values' are F16, F32 or F64"),
         (tensors(values=VALUES), InvalidError, "tensors ['values']; they must be"),
         (tensors(values=VALUES, lengths=np.array([4]), x=VALUES), InvalidError, "'x'"),
         (tensors(values=VALUES, lengths=np.array([3])), InvalidError, "add up to 3"),
