@@ -239,7 +239,7 @@ def test_settings_that_make_no_sense_end_the_start(tmp_path):
         taken_port = taken.getsockname()[1]
         for options, message in [
             ({"GRPC_PORT": "0"}, "grpc_port"),
-            ({"GRPC_PORT": str(taken_port)}, f"gRPC cannot listen on 127.0.0.1:{taken_port}"),
+            ({"GRPC_PORT": str(taken_port)}, f"TRITSERVE_GRPC_PORT is {taken_port}: "),
             (
                 {
                     "GRPC_PORT": "1",
