@@ -70,8 +70,8 @@ class _Server(uvicorn.Server):
 def check(settings: Settings) -> None:
     """Raises SettingsError for settings that would keep a server process from starting."""
     settings.read_api_keys()
-    tls_options(settings)
     grpc_extra.check(settings)
+    tls_options(settings)
     grpc_extra.check_port(settings)
     if traces := tracing.start(os.environ):
         tracing.finish(traces)
