@@ -56,7 +56,7 @@ def load(path: Path, split: Split) -> Dataset:
         DataError: it is not of the form in `data/README.md`, or has no such split.
     """
     content = path.read_bytes()
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(io.BytesIO(content)):
         raise DataError(f"{path} is not an .npz file, as a data set is")
     try:
         arrays = _read(content, (f"{split}_values", f"{split}_lengths"), f"y_{split}")

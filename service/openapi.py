@@ -11,9 +11,11 @@ from service.schemas import (
     COUNT,
     EMBED_ERRORS,
     ENCODING_HEADER,
+    HEALTH_ERRORS,
+    KEYED_ERRORS,
     NUMBER,
     TIMEOUT_HEADER,
-    describe_error,
+    describe_errors,
     query_parameters,
     record,
 )
@@ -45,10 +47,6 @@ _ANSWER_SCHEMA["properties"]["scales"] = {
 }
 
 
-def _errors(*several: type[errors.ServiceError]) -> dict[int, dict[str, Any]]:
-    return {error.status: describe_error(error) for error in several}
-
-
 EMBED: dict[str, Any] = {
     "summary": "Embed sequences",
     "description": "The same sequence gives the same embedding, bit for bit, whatever its "
@@ -64,7 +62,7 @@ EMBED: dict[str, Any] = {
                 },
             },
         },
-        **_errors(*EMBED_ERRORS),
+        **describe_errors(*EMBED_ERRORS),
     },
     "openapi_extra": {
         "parameters": [*query_parameters(), TIMEOUT_HEADER, ENCODING_HEADER],
@@ -88,32 +86,29 @@ EMBED: dict[str, Any] = {
 }
 
 
-_KEYED = errors.UnauthorizedError, errors.HeadersTooLargeError
-_HEALTH = _errors(errors.UnavailableError, errors.HeadersTooLargeError)
-
 INFO: dict[str, Any] = {
     "summary": "The model, its configuration and the limits",
-    "responses": _errors(*_KEYED),
+    "responses": describe_errors(*KEYED_ERRORS),
 }
 LIVE: dict[str, Any] = {
     "summary": "Whether the process works; if not, restart it",
-    "responses": _HEALTH,
+    "responses": describe_errors(*HEALTH_ERRORS),
 }
 READY: dict[str, Any] = {
     "summary": "Whether requests can be answered",
-    "responses": _HEALTH,
+    "responses": describe_errors(*HEALTH_ERRORS),
 }
 RELOAD: dict[str, Any] = {
     "summary": "Load the packed file again",
     "description": "What was accepted is answered by the old model. Other workers follow within a "
     "moment. Needs the admin key.",
-    "responses": _errors(*_KEYED, errors.ReloadError),
+    "responses": describe_errors(*KEYED_ERRORS, errors.ReloadError),
 }
 METRICS: dict[str, Any] = {
     "summary": "Metrics for Prometheus",
     "responses": {
         200: {"description": "Metrics.", "content": {"text/plain": {}}},
-        **_errors(*_KEYED),
+        **describe_errors(*KEYED_ERRORS),
     },
 }
 

@@ -19,9 +19,11 @@ EMBED_ERRORS: tuple[type[errors.ServiceError], ...] = (
     errors.UnavailableError,
     errors.DeadlineError,
 )
+KEYED_ERRORS = errors.UnauthorizedError, errors.HeadersTooLargeError
+HEALTH_ERRORS = errors.UnavailableError, errors.HeadersTooLargeError
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
-ERROR_SCHEMA = {
+ERROR_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["error"],
     "properties": {
@@ -47,15 +49,19 @@ def extend(schema: dict[str, Any], **properties: Any) -> dict[str, Any]:
     return {**schema, "properties": both, "additionalProperties": False}
 
 
-def describe_error(error: type[errors.ServiceError]) -> dict[str, Any]:
-    """The answer with an error's status."""
-    answer: dict[str, Any] = {
-        "description": (error.__doc__ or "").strip(),
-        "content": {JSON: {"schema": ERROR_SCHEMA}},
-    }
-    if error in {errors.QueueFullError, errors.UnavailableError}:
-        answer["headers"] = {"Retry-After": {"schema": COUNT, "description": "Seconds."}}
-    return answer
+def describe_errors(
+    *several: type[errors.ServiceError], schema: dict[str, Any] = ERROR_SCHEMA
+) -> dict[int, dict[str, Any]]:
+    """The answers with errors' statuses, by status; `schema` is that of their bodies."""
+    answers: dict[int, dict[str, Any]] = {}
+    for error in several:
+        answer = answers[error.status] = {
+            "description": (error.__doc__ or "").strip(),
+            "content": {JSON: {"schema": schema}},
+        }
+        if error in {errors.QueueFullError, errors.UnavailableError}:
+            answer["headers"] = {"Retry-After": {"schema": COUNT, "description": "Seconds."}}
+    return answers
 
 
 def query_parameters() -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.answers import error_answer
 from service.errors import UnauthorizedError
 from service.paths import is_open
-from service.settings import Settings
+from service.settings import Origin
 
 SCHEME = b"bearer "
 
@@ -28,15 +28,14 @@ _EXPOSED += ["Tritserve-Model", "Tritserve-Revision", "Tritserve-Truncated"]
 _EXPOSED += ["Inference-Header-Content-Length"]
 
 
-def secure(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """An application with the guards around it that the settings ask for."""
-    keys = settings.read_api_keys()
+def secure(app: ASGIApp, keys: tuple[str, ...], origins: list[Origin]) -> ASGIApp:
+    """An application with guards around it: API keys and CORS, each where there are any."""
     if keys:
         app = ApiKeys(app, keys)
-    if settings.cors_origins:
+    if origins:
         app = CORSMiddleware(
             app,
-            allow_origins=settings.cors_origins,
+            allow_origins=origins,
             allow_methods=["GET", "POST"],
             allow_headers=_ALLOWED,
             expose_headers=_EXPOSED,

@@ -1,5 +1,6 @@
 """What the API's description says of the Open Inference Protocol."""
 
+from functools import partial
 from typing import Any
 
 from service import errors
@@ -11,32 +12,23 @@ from service.schemas import (
     COUNT,
     EMBED_ERRORS,
     ENCODING_HEADER,
+    HEALTH_ERRORS,
+    KEYED_ERRORS,
     TIMEOUT_HEADER,
-    describe_error,
+    describe_errors,
     extend,
     option_schemas,
     record,
 )
 
 _OIP_ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+_describe = partial(describe_errors, schema=_OIP_ERROR)
 
-
-def _oip_error(error: type[errors.ServiceError]) -> dict[str, Any]:
-    return describe_error(error) | {"content": {JSON: {"schema": _OIP_ERROR}}}
-
-
-def _oip_errors(*several: type[errors.ServiceError]) -> dict[int | str, dict[str, Any]]:
-    return {error.status: _oip_error(error) for error in several}
-
-
-_KEYED = errors.UnauthorizedError, errors.HeadersTooLargeError
-HEALTH: dict[str, Any] = {
-    "responses": _oip_errors(errors.UnavailableError, errors.HeadersTooLargeError)
-}
-SERVER: dict[str, Any] = {"responses": _oip_errors(*_KEYED)}
-MODEL: dict[str, Any] = {"responses": _oip_errors(*_KEYED, errors.UnknownPathError)}
+HEALTH: dict[str, Any] = {"responses": _describe(*HEALTH_ERRORS)}
+SERVER: dict[str, Any] = {"responses": _describe(*KEYED_ERRORS)}
+MODEL: dict[str, Any] = {"responses": _describe(*KEYED_ERRORS, errors.UnknownPathError)}
 MODEL_READY: dict[str, Any] = {
-    "responses": _oip_errors(*_KEYED, errors.UnknownPathError, errors.UnavailableError)
+    "responses": _describe(*KEYED_ERRORS, errors.UnknownPathError, errors.UnavailableError)
 }
 # The answer's form is what its outputs ask for, whatever `Accept` says.
 _INFER_ERRORS: list[type[errors.ServiceError]] = [errors.UnknownPathError]
@@ -108,7 +100,7 @@ INFER: dict[str, Any] = {
             "description": "JSON, or JSON followed by the bytes of tensors.",
             "content": {JSON: {"schema": _INFER_ANSWER_SCHEMA}, OCTETS: BINARY},
         },
-        **_oip_errors(*_INFER_ERRORS),
+        **_describe(*_INFER_ERRORS),
     },
     "openapi_extra": {
         "parameters": [_HEADER_LENGTH, TIMEOUT_HEADER, ENCODING_HEADER],

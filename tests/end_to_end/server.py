@@ -47,18 +47,24 @@ def serving(
 
 def refused_start(*arguments: str | Path, environment: dict[str, str] | None = None) -> str:
     """What `tritserve serve` writes to its standard error where it must not start."""
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", *arguments]
-    run = subprocess.run(
-        [str(part) for part in command],
+    run = run_command("serve", "--port", "0", *arguments, environment=environment)
+    assert run.returncode > 0
+    assert "Traceback" not in run.stderr
+    return run.stderr
+
+
+def run_command(
+    *arguments: str | Path, environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Runs `tritserve` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "service.cli", *map(str, arguments)],
         env=os.environ | (environment or {}),
         check=False,
         capture_output=True,
         text=True,
         timeout=30,
     )
-    assert run.returncode > 0
-    assert "Traceback" not in run.stderr
-    return run.stderr
 
 
 def wait_until_ready(

@@ -1,10 +1,7 @@
 """A real server process: how it starts, drains, reloads and ends."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +14,7 @@ from model.engine import Engine
 from model.pretrained import DEFAULT_MODEL
 from service.client import Client, RequestError
 from tests.builders import ATTACKS, DATA, random_packed
-from tests.end_to_end.server import refused_start, serving, wait_for
+from tests.end_to_end.server import refused_start, run_command, serving, wait_for
 
 # Slow on purpose: a call of the engine takes a while, so that requests are caught in it.
 SLOW = {"embed_dim": 64, "hidden_size": 512, "num_layers": 4, "window_size": 500}
@@ -217,14 +214,7 @@ def test_an_engine_that_cannot_be_had_is_one_clear_line(workers):
 
 
 def ask_health(**environment):
-    run = subprocess.run(
-        [sys.executable, "-m", "service.cli", "health"],
-        env=os.environ | environment,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    run = run_command("health", environment=environment)
     return run.returncode, run.stdout + run.stderr
 
 

@@ -5,8 +5,6 @@ import os
 import shutil
 import socket
 import ssl
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -23,7 +21,7 @@ from model.engine import Engine
 from model.pretrained import DEFAULT_MODEL
 from service.oip import grpc_messages
 from tests.builders import DATA, random_packed
-from tests.end_to_end.server import serving
+from tests.end_to_end.server import run_command, serving
 from tests.end_to_end.test_connections import certificate
 from tests.end_to_end.test_life import SLOW, large_batch, queued, wait_for
 
@@ -251,14 +249,7 @@ def test_settings_that_make_no_sense_end_the_start(tmp_path):
             ),
         ]:
             environment = {f"TRITSERVE_{name}": value for name, value in options.items()}
-            run = subprocess.run(
-                [sys.executable, "-m", "service.cli", "serve", "--port", "0"],
-                env=os.environ | environment,
-                check=False,
-                capture_output=True,
-                text=True,
-                timeout=30,
-            )
+            run = run_command("serve", "--port", "0", environment=environment)
             assert run.returncode
             assert message in run.stderr
 
@@ -266,14 +257,8 @@ def test_settings_that_make_no_sense_end_the_start(tmp_path):
 def test_without_its_packages_grpc_says_what_to_install(tmp_path):
     (tmp_path / "grpc.py").write_text("raise ModuleNotFoundError('no grpc', name='grpc')")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    run = subprocess.run(
-        [sys.executable, "-m", "service.cli", "serve", "--port", "0"],
-        env=os.environ | {"PYTHONPATH": path, "TRITSERVE_GRPC_PORT": "1"},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    environment = {"PYTHONPATH": path, "TRITSERVE_GRPC_PORT": "1"}
+    run = run_command("serve", "--port", "0", environment=environment)
     assert run.returncode == 1
     assert "pip install 'tritserve[grpc]'" in run.stderr
     assert "Traceback" not in run.stderr
