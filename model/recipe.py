@@ -20,7 +20,7 @@ class RecipeError(UserError):
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Objective(_Table):
@@ -63,6 +63,7 @@ class Schedule(_Table):
     weight_decay: float = Field(default=0.1, ge=0.0)
     """Of the first stage, decoupled (AdamW), on weight matrices only."""
     max_gradient_norm: float = Field(default=1.0, gt=0.0)
+    """Longer gradients are shortened to it; a huge number leaves them all."""
 
 
 class Augmentation(_Table):
@@ -91,14 +92,14 @@ class Recipe(_Table):
     """What a service calls the model; any text."""
     dataset: Path = Field(strict=False)
     """An `.npz` as `data/README.md` tells; relative to the recipe's folder."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     validation: float = Field(default=0.0, ge=0.0, le=0.5)
     """Share of the training split held out for a score: how well a linear probe on the embeddings
     of the rest tells their labels. Needs labels, of two classes or more."""
     score_test: bool = False
     """Whether to score the test split, likewise, once, when training is over; before, it is only
     looked at whether it can be scored."""
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=1024)
     """Torch threads; another number may round sums differently and so train another model."""
     model: dict[str, Any] = Field(default_factory=dict)
     """Fields of ModelConfig; `embed_dim` comes from the data set."""

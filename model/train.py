@@ -24,7 +24,7 @@ from model.data import Dataset, load
 from model.errors import UserError, explain
 from model.learner import Learner, make_optimizer, set_rate
 from model.monitor import Monitor
-from model.parts import divide
+from model.parts import check_objective, divide
 from model.probe import linear_probe
 from model.recipe import Recipe, RecipeError
 from model.run_folder import clear_run
@@ -72,6 +72,7 @@ class _Training:
         self.whole = load(recipe.dataset, "train")
         self.config = _model_config(recipe, self.whole)
         self.data, self.scored = divide(recipe, self.config, self.whole, self.rng)
+        check_objective(recipe, self.config, self.data)
         self.learner = Learner(self.config, self.whole.classes, recipe.objective)
         self.statistics = _fit_standardization(self.learner.encoder, self.data.sequences)
         self.optimizer = make_optimizer(self.learner, recipe.schedule)
@@ -241,16 +242,21 @@ def _model_config(recipe: Recipe, data: Dataset) -> ModelConfig:
 
 def _fit_standardization(model: BitNet, sequences: Sequences) -> tuple[FloatArray, FloatArray]:
     """Sets the encoder's `mean` and `std`; returns those of the features, 0 for a constant's."""
-    shorter, short = shorten(sequences.values, sequences.lengths, model.config.stride)
-    inputs = with_differences(shorter, short, model.config.differences)
-    mean = inputs.mean(axis=0, dtype=np.float64)
-    std = inputs.std(axis=0, dtype=np.float64)
-    std[std < 1e-8 * np.maximum(1.0, np.abs(mean))] = 0.0
+    values, config = sequences.values, model.config
+    shorter, short = shorten(values, sequences.lengths, config.stride)
+    inputs = with_differences(shorter, short, config.differences)
+    mean = inputs.mean(axis=0, dtype=np.float64).astype(np.float32)
+    std = inputs.std(axis=0, dtype=np.float64).astype(np.float32)
+    # A feature is constant where it changes by rounding alone, whatever its unit. Averages round
+    # too, which makes differences of what does not change within a sequence.
+    resolution = 1e-7 * np.sqrt(np.square(values, dtype=np.float64).mean(axis=0))
+    constant = values.std(axis=0, dtype=np.float64) <= resolution
+    rounding = np.concatenate([resolution, *[10 * resolution] * config.differences])
+    std[np.tile(constant, 1 + config.differences) | (std <= rounding)] = 0.0
     model.standardize.mean.copy_(torch.from_numpy(mean))
     # A constant feature says nothing; dividing by 1 keeps it at zero.
-    model.standardize.std.copy_(torch.from_numpy(np.where(std, std, 1.0)))
-    features = slice(model.config.embed_dim)
-    return mean[features].astype(np.float32), std[features].astype(np.float32)
+    model.standardize.std.copy_(torch.from_numpy(np.where(std, std, np.float32(1.0))))
+    return mean[: config.embed_dim], std[: config.embed_dim]
 
 
 def _scores(learner: Learner, data: Dataset, scored: dict[str, Dataset]) -> dict[str, float]:

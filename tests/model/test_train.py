@@ -19,6 +19,7 @@ from tests.builders import DATA, random_batch
 
 VOWELS = DATA / "JapaneseVowels.npz"
 SMALL = {"hidden_size": 16, "num_layers": 1, "dropout": 0.0}
+ALONE = {"classification": 0.0, "next_timestep": 1.0}
 
 
 def recipe(**fields):
@@ -72,16 +73,45 @@ def test_features_are_standardized_from_the_training_part():
     np.testing.assert_allclose(checkpoint.model.standardize.std, values.std(0), rtol=1e-4)
 
 
-def test_a_constant_feature_stays_finite(tmp_path):
-    rng = np.random.default_rng(0)
-    values = rng.standard_normal((60, 3)).astype(np.float32)
-    values[:, 1] = 7
-    np.savez(tmp_path / "x.npz", train_values=values, train_lengths=np.full(12, 5))
-    checkpoint = train(
-        recipe(dataset=tmp_path / "x.npz", objective={"classification": 0.0, "next_timestep": 1.0})
-    )
-    assert checkpoint.model.standardize.std[1] == 1
-    assert list(checkpoint.heads) == ["predictor.weight", "predictor.bias"]
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_features_may_be_of_any_unit(tmp_path, scale):
+    arrays = dict(np.load(VOWELS))
+    np.savez(tmp_path / "x.npz", **arrays | {"train_values": arrays["train_values"] * scale})
+    model = SMALL | {"differences": 2}
+    usual = train(recipe(model=model)).model.standardize
+    other = train(recipe(model=model, dataset=tmp_path / "x.npz")).model.standardize
+    np.testing.assert_allclose(other.std, scale * usual.std.numpy(), rtol=1e-3)
+    np.testing.assert_allclose(other.mean[:12], scale * usual.mean[:12].numpy(), rtol=1e-3)
+
+
+def statistics(path, feature, **model):
+    """Of a model trained without labels on 12 sequences of 50, the second of 3 features given."""
+    values = np.random.default_rng(0).standard_normal((600, 3)).astype(np.float32)
+    values[:, 1] = feature
+    np.savez(path, train_values=values, train_lengths=np.full(12, 50))
+    return train(recipe(dataset=path, model=SMALL | model, objective=ALONE)).model.standardize
+
+
+@pytest.mark.parametrize("stride", [1, 30])
+@pytest.mark.parametrize("constant", [7, 0.1, 1e6 + 0.1, 1e-12, 0])
+def test_a_constant_feature_stays_finite(tmp_path, constant, stride):
+    found = statistics(tmp_path / "x.npz", constant, stride=stride, differences=2)
+    # Averages of a constant, and differences of them, are not quite constant.
+    assert found.std[1::3].tolist() == [1, 1, 1]
+    assert (found.std[::3] != 1).all()
+
+
+def test_a_feature_that_changes_by_rounding_alone_is_constant(tmp_path):
+    feature = np.full(600, 1000, np.float32)
+    feature[::2] = np.nextafter(feature[0], np.float32(2000))
+    assert statistics(tmp_path / "x.npz", feature).std[1] == 1
+
+
+def test_differences_of_a_feature_that_is_constant_in_each_sequence_are_constant(tmp_path):
+    feature = np.repeat(1e6 + 0.1 + np.arange(12), 50)
+    found = statistics(tmp_path / "x.npz", feature, stride=30, differences=2)
+    assert found.std[1] == pytest.approx(np.std(np.arange(12)), rel=1e-2)
+    assert found.std[[4, 7]].tolist() == [1, 1]
 
 
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
@@ -146,10 +176,56 @@ def test_classification_needs_labels(tmp_path):
         train(recipe(dataset=tmp_path / "x.npz"))
 
 
+def no_labels(path, lengths):
+    values = np.random.default_rng(0).standard_normal((sum(lengths), 2))
+    np.savez(path, train_values=values, train_lengths=np.array(lengths))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("lengths", "fields", "message"),
+    [
+        ([5] * 9, {"contrast": 1.0, "batch_size": 1}, "batch_size is 1, the training part has 9"),
+        ([50], {"contrast": 1.0}, "batch_size is 4, the training part has 1"),
+        ([1] * 9, {"next_timestep": 1.0}, "the longest sequence has 1 timesteps, one at a stride"),
+        ([3, 2, 3, 1], {"next_timestep": 1.0, "stride": 3}, "at a stride of 3: there is no next"),
+    ],
+)
+def test_a_loss_that_could_teach_nothing_is_an_error(tmp_path, lengths, fields, message):
+    stride, batch_size = fields.pop("stride", 1), fields.pop("batch_size", 4)
+    how = recipe(
+        dataset=no_labels(tmp_path / "x.npz", lengths),
+        model=SMALL | {"stride": stride},
+        objective={"classification": 0.0, "next_timestep": 0.0, "reconstruction": 1.0} | fields,
+        schedule=Schedule(steps=2, batch_size=batch_size),
+    )
+    with pytest.raises(RecipeError, match=message):
+        train(how)
+
+
+def test_a_batch_without_a_next_timestep_teaches_nothing_and_stops_nothing(tmp_path):
+    how = recipe(
+        dataset=no_labels(tmp_path / "x.npz", [1, 1, 1, 1, 2, 9]),
+        objective=ALONE,
+        schedule=Schedule(steps=12, batch_size=1),
+    )
+    losses = []
+    train(how, lambda step: losses.append(step.loss))
+    assert losses.count(0.0) == 8
+    assert sum(loss > 0 for loss in losses) == 4
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("name = ", "is not TOML"),
+        ("name = 'x'\ndataset = 'd'\nseed = 9223372036854775808", "seed: .* less than"),
+        ("name = 'x'\ndataset = 'd'\nthreads = 1025", "threads: .* less than or equal to 1024"),
+        ("name = 'x'\ndataset = 'd'\n[schedule]\nlearning_rate = inf", "rate: .* finite number"),
+        ("name = 'x'\ndataset = 'd'\n[schedule]\nwarmup = nan", r"warmup: .*"),
+        ("name = 'x'\ndataset = 'd'\n[schedule]\nmax_gradient_norm = inf", "norm: .* finite"),
+        ("name = 'x'\ndataset = 'd'\n[augmentation]\njitter = inf", "jitter: .* finite number"),
+        ("name = 'x'\ndataset = 'd'\n[objective]\ncontrast = inf", "contrast: .* finite number"),
         ("name = 'x'", "dataset: Field required"),
         ("name = 'x'\ndataset = 'd'\nepochs = 3", "epochs: Extra inputs"),
         ("name = 'x'\ndataset = 'd'\n[schedule]\nsteps = 0", r"schedule\.steps: .* greater"),
