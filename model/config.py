@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Quantize = Literal["ternary", "binary", "none"]
 
+MAX_TIMESTEPS = 1_048_576
+MAX_STRIDE = 1_024
+
 
 class ModelConfig(BaseModel):
     """What a BitNet encoder is made of.
@@ -30,9 +33,9 @@ class ModelConfig(BaseModel):
     num_layers: int = Field(default=4, ge=1, le=256)
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Probability of dropping an activation; training only."""
-    window_size: int = Field(default=60, ge=1, le=1_048_576)
+    window_size: int = Field(default=60, ge=1, le=MAX_TIMESTEPS)
     """The longest sequence the model takes, in timesteps."""
-    seq_len: int | None = Field(default=None, ge=1, le=1_048_576)
+    seq_len: int | None = Field(default=None, ge=1, le=MAX_TIMESTEPS)
     """Overrides `window_size` when given."""
     quantize: Quantize = "ternary"
     """Weights of the BitLinear layers; `none` is the float twin."""
@@ -58,7 +61,7 @@ class ModelConfig(BaseModel):
     pooling: Literal["last", "mean", "weighted_mean"] = "last"
     """How timesteps become one embedding; `weighted_mean` weights them 1, 2, 3, ..., as later ones
     have seen more (SGPT, Muennighoff 2022, arXiv 2202.08904, eq. 2)."""
-    stride: int = Field(default=1, ge=1, le=1_024)
+    stride: int = Field(default=1, ge=1, le=MAX_STRIDE)
     """Timesteps averaged into one before anything else; the last ones may be fewer."""
     differences: int = Field(default=0, ge=0, le=2)
     """Orders of differences over time that follow each timestep's features."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.config import Quantize
+from model.config import MAX_STRIDE, MAX_TIMESTEPS, Quantize
 from model.data import load
 from model.recipe import MAX_NAME, Augmentation, Objective, Recipe, RecipeError, Schedule
 
@@ -36,16 +36,29 @@ def recipe_for(
     Raises:
         OSError: the data set cannot be read.
         DataError: it is not of the form in `data/README.md`.
-        RecipeError: labels are to be used and there are none.
+        RecipeError: labels are to be used and there are none, or a sequence is longer than any
+            model takes.
     """
     data = load(dataset, "train")
     if use_labels and data.labels is None:
         raise RecipeError(f"{dataset} has no labels to learn from")
     lengths = data.sequences.lengths
-    stride = max(1, round(float(lengths.mean()) / TIMESTEPS))
+    longest = int(lengths.max())
+    if longest > MAX_TIMESTEPS:
+        raise RecipeError(
+            f"{dataset} has a sequence of {longest} timesteps, a model takes at most "
+            f"{MAX_TIMESTEPS}; cut it, or average timesteps"
+        )
+    stride = int(np.clip(round(float(lengths.mean()) / TIMESTEPS), 1, MAX_STRIDE))
     nearest = 2 ** round(np.log2(TIMESTEPS_PER_BATCH * stride / lengths.mean()))
     batch = int(np.clip(nearest, SMALLEST_BATCH, LARGEST_BATCH))
     epochs_steps = -(-MIN_EPOCHS * len(lengths) // batch)
+    objective = _LABELLED if use_labels else _UNLABELLED
+    # Losses that these sequences could not teach anything by.
+    if longest <= stride:
+        objective = objective.model_copy(update={"next_timestep": 0.0})
+    if len(lengths) == 1:
+        objective = objective.model_copy(update={"contrast": 0.0})
     return Recipe(
         # A file's name may be longer than a recipe's, and not Unicode.
         name=data.name.encode(errors="replace").decode()[:MAX_NAME],
@@ -56,7 +69,7 @@ def recipe_for(
             "num_layers": 2,
             "dropout": 0.0,
             # Room for sequences longer than those seen.
-            "window_size": 2 * int(lengths.max()),
+            "window_size": min(2 * longest, MAX_TIMESTEPS),
             "quantize": quantize,
             "sub_norm": True,
             "positions": "rope",
@@ -64,7 +77,7 @@ def recipe_for(
             "stride": stride,
             "differences": 2,
         },
-        objective=_LABELLED if use_labels else _UNLABELLED,
+        objective=objective,
         schedule=Schedule(
             steps=max(MIN_STEPS, epochs_steps),
             batch_size=batch,

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from model.augment import augment
+from model.config import ModelConfig
 from model.learner import nt_xent, resample
 from model.probe import probe
 from model.recipe import (
@@ -164,6 +165,32 @@ def test_the_rule_follows_the_data(tmp_path):
     assert alone.model["window_size"] == 800
     with pytest.raises(RecipeError, match="has no labels to learn from"):
         recipe_for(tmp_path / "long.npz")
+
+
+def without_labels(path, *lengths):
+    values = np.random.default_rng(0).standard_normal((sum(lengths), 1), np.float32)
+    np.savez(path, train_values=values, train_lengths=np.array(lengths))
+    return path
+
+
+def test_the_rule_stays_within_what_a_model_takes(tmp_path):
+    long = recipe_for(without_labels(tmp_path / "long.npz", 1_000_000), use_labels=False)
+    config = ModelConfig(embed_dim=1, **long.model)
+    assert config.max_timesteps == 1_048_576
+    assert config.stride == 1_024
+    longer = without_labels(tmp_path / "longer.npz", 2_000_000, 5)
+    with pytest.raises(RecipeError, match="2000000 timesteps, a model takes at most 1048576; cut"):
+        recipe_for(longer, use_labels=False)
+
+
+@pytest.mark.parametrize("lengths", [[1] * 9, [40], [1]])
+def test_the_rule_leaves_out_losses_that_could_teach_nothing(tmp_path, lengths):
+    made = recipe_for(without_labels(tmp_path / "few.npz", *lengths), use_labels=False)
+    assert made.objective.reconstruction == 3
+    assert (made.objective.next_timestep > 0) == (max(lengths) > 1)
+    assert (made.objective.contrast > 0) == (len(lengths) > 1)
+    schedule = made.schedule.model_copy(update={"steps": 2})
+    train(made.model_copy(update={"schedule": schedule}))
 
 
 def test_a_recipe_written_is_the_recipe_read(tmp_path):
