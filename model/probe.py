@@ -6,21 +6,24 @@ published ones:
 
     svm        RBF kernel, gamma 1 / (width * variance), C from 1e-4 ... 1e4 and infinity by 5-fold
                cross-validation on the training embeddings; infinity without a search below 50
-               sequences or 5 a class; at most 10,000 training embeddings
+               sequences, 5 a class or 5 outside the largest class; of 10,000 training
+               embeddings at most, but one of each class
     linear     logistic regression on standardised features
     neighbour  the class of the nearest training embedding, standardised features, Euclidean
 
-No probe sees anything but the training embeddings before it is scored. The one difference to TS2Vec
-is that the logistic regression is multinomial, not one against the rest.
+No probe sees anything but the training embeddings before it is scored. Unlike in TS2Vec, the
+logistic regression is multinomial, not one against the rest, and the SVM's search asks for 5
+outside the largest class, so that no part to fit on is of one class alone.
 """
 
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -91,15 +94,27 @@ def fit_svm(train: FloatArray, labels: Labels) -> SVC:
     """
     check_classes(labels)
     svm = SVC(C=np.inf, gamma="scale", max_iter=_MAX_ITERATIONS)
-    if len(train) // len(np.unique(labels)) < _FOLDS or len(train) < _MIN_SEARCH_ROWS:
+    if len(train) > MAX_SVM_ROWS:
+        rows = _sample(labels, MAX_SVM_ROWS)
+        train, labels = train[rows], labels[rows]
+    counts = np.unique(labels, return_counts=True)[1]
+    outside_largest = len(train) - counts.max()
+    if min(counts.mean(), outside_largest) < _FOLDS or len(train) < _MIN_SEARCH_ROWS:
         with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
             return svm.fit(train, labels)
-    if len(train) > MAX_SVM_ROWS:
-        train, _, labels, _ = train_test_split(
-            train, labels, train_size=MAX_SVM_ROWS, random_state=0, stratify=labels
-        )
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+    # Of solutions that are not there, and of classes with fewer rows than folds.
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         return GridSearchCV(svm, {"C": SVM_GRID}, cv=_FOLDS).fit(train, labels).best_estimator_
+
+
+def _sample(labels: Labels, most: int) -> npt.NDArray[np.int64]:
+    """About `most` rows chosen by chance: of each class its share, but at least one."""
+    rng = np.random.default_rng(0)
+    chosen = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        chosen.append(rng.choice(rows, max(1, len(rows) * most // len(labels)), replace=False))
+    return np.concatenate(chosen)
 
 
 def linear_probe(

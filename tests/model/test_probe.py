@@ -38,6 +38,22 @@ def test_the_svm_takes_at_most_so_many_rows(monkeypatch):
     assert fit_svm(x, labels).shape_fit_[0] == 60
 
 
+def test_the_svms_rows_are_of_each_class_its_share_and_at_least_one(monkeypatch):
+    monkeypatch.setattr("model.probe.MAX_SVM_ROWS", 60)
+    x, _ = rings(120, 0)
+    labels = np.repeat([3, 1, 4, 9], [80, 30, 9, 1])
+    fitted = fit_svm(x, labels)
+    assert fitted.shape_fit_[0] == 40 + 15 + 4 + 1
+    assert fitted.classes_.tolist() == [1, 3, 4, 9]
+    assert fitted.C in SVM_GRID
+
+
+@pytest.mark.parametrize("rare", [1, 4])
+def test_the_svm_does_not_search_where_a_part_may_be_of_one_class(rare):
+    x, _ = rings(60, 0)
+    assert np.isinf(fit_svm(x, np.repeat([0, 1], [60 - rare, rare])).C)
+
+
 def test_one_class_is_an_error():
     x, labels = rings(60, 0)
     for fit in (probe, linear_probe, lambda x, y, *_: fit_svm(x, y)):
