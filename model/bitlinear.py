@@ -15,7 +15,7 @@ Sources: BitNet (Wang et al. 2023, arXiv 2310.11453, eq. 1-3), b1.58 (Ma et al. 
 2402.17764, eq. 1-3) and its official training tips.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,9 @@ class BitLinear(nn.Linear):
         center_weights: binary only, subtract the mean weight before taking the sign.
         sub_norm: normalise the input, without affine, before it is quantised (SubLN).
         norm: which normalisation `sub_norm` uses.
+
+    Raises:
+        ValueError: `quantize`, `activations`, `weight_rule` or `norm` is none of its words.
     """
 
     def __init__(
@@ -98,6 +101,14 @@ class BitLinear(nn.Linear):
         norm: Literal["layernorm", "rmsnorm"] = "layernorm",
     ) -> None:
         super().__init__(in_features, out_features, bias=bias)
+        for name, given, known in (
+            ("quantize", quantize, get_args(Quantize)),
+            ("activations", activations, ("int8", "float32")),
+            ("weight_rule", weight_rule, ("absmean", "edifice")),
+            ("norm", norm, ("layernorm", "rmsnorm")),
+        ):
+            if given not in known:
+                raise ValueError(f"{name} is {given!r}; it must be one of {', '.join(known)}")
         self.quantize = quantize
         self.activations = activations
         self.weight_rule = weight_rule

@@ -179,9 +179,11 @@ class BitNet(nn.Module):
             lengths `[batch]`, as `encode` takes them.
 
         Raises:
-            ValueError: a sequence is longer than `config.max_timesteps`, or lengths and values
-                do not fit.
+            ValueError: a sequence is empty or longer than `config.max_timesteps`, or lengths and
+                values do not fit.
         """
+        if int(lengths.min()) < 1:
+            raise ValueError(f"a sequence has length {int(lengths.min())}; it must be 1 or more")
         if int(lengths.max()) > self.config.max_timesteps:
             raise ValueError(
                 f"a sequence has {int(lengths.max())} timesteps; "

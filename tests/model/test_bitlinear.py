@@ -79,6 +79,20 @@ def test_the_gradient_is_straight_through(quantize):
     torch.testing.assert_close(layer.bias.grad, cotangent.sum((0, 1)))
 
 
+@pytest.mark.parametrize(
+    ("field", "known"),
+    [
+        ("quantize", "ternary, binary, none"),
+        ("activations", "int8, float32"),
+        ("weight_rule", "absmean, edifice"),
+        ("norm", "layernorm, rmsnorm"),
+    ],
+)
+def test_a_word_that_is_not_known_is_an_error(field, known):
+    with pytest.raises(ValueError, match=f"{field} is 'trinary'; it must be one of {known}"):
+        BitLinear(4, 4, **{field: "trinary"})
+
+
 def test_sub_norm_makes_the_layer_blind_to_the_scale_of_its_input():
     layer = BitLinear(16, 4, sub_norm=True)
     x = torch.randn(3, 16)

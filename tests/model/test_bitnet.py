@@ -89,6 +89,11 @@ def test_inputs_that_do_not_fit_are_errors():
     batch = random_batch([4, 4], 5)
     with pytest.raises(ValueError, match="add up to 7 timesteps, values hold 8"):
         model(torch.from_numpy(batch.values), torch.tensor([4, 3]))
+    for lengths in ([8, 0], [9, -1]):
+        with pytest.raises(ValueError, match=rf"has length {lengths[1]}; it must be 1 or more"):
+            model(torch.from_numpy(batch.values), torch.tensor(lengths))
+    with pytest.raises(ValueError, match="has length 0"):
+        model(torch.zeros(2, 0, 5))
 
 
 def test_the_seeds_functions_build_its_parts():
