@@ -25,6 +25,7 @@ from model.sequences import (
 )
 
 LARGEST_DEVIATION = 1e12
+MAX_THREADS = 1_024
 ISA_VARIABLE = "TRITSERVE_ISA"
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -48,7 +49,8 @@ class Engine:
         threads: how many threads compute.
 
     Raises:
-        EngineError: the instruction set is not supported here, or `threads` is out of range.
+        EngineError: the instruction set is not supported here, or `threads` is no number of 1 to
+            1024.
         PackedFileError: the model does not reproduce its golden vector.
     """
 
@@ -59,7 +61,10 @@ class Engine:
         chosen = os.environ.get(ISA_VARIABLE, "") if isa is None else isa
         try:
             self._encoder = _native.Encoder(
-                _settings(model), _arrays(model), chosen, threads or available_processors()
+                _settings(model),
+                _arrays(model),
+                chosen,
+                _checked_threads(available_processors() if threads is None else threads),
             )
         except ValueError as error:
             raise EngineError(str(error)) from error
@@ -103,6 +108,11 @@ class Engine:
                 takes, a value is not finite, or values are so large that the model overflows.
         """
         config = self.model.config
+        for name, given in (("values", values), ("lengths", lengths)):
+            if not isinstance(given, np.ndarray):
+                raise SequenceError(
+                    f"{name} are a {type(given).__name__}; they must be a numpy array"
+                )
         if values.dtype != np.float32:
             raise SequenceError(f"values are {values.dtype}; they must be float32")
         checked = check_lengths(lengths, len(values) if values.ndim else 0)
@@ -156,6 +166,14 @@ class Engine:
                 f"the model does not reproduce its golden vector: cosine {cosine:.6f}, "
                 f"at least {MIN_COSINE} is needed; its config or weights were changed"
             )
+
+
+def _checked_threads(threads: int) -> int:
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
+        raise EngineError(f"threads are {threads!r}; they must be an integer")
+    if not 1 <= threads <= MAX_THREADS:
+        raise EngineError(f"threads must be 1 to {MAX_THREADS}, not {threads}")
+    return int(threads)
 
 
 def available_processors() -> int:

@@ -52,6 +52,10 @@ def batch_of(values, lengths):
     ("values", "lengths", "message"),
     [
         (np.zeros((2, 5)), np.array([2]), "values are float64; they must be float32"),
+        ([[0.0] * 5] * 2, np.array([2]), "values are a list; they must be a numpy array"),
+        (None, np.array([2]), "values are a NoneType; they must be a numpy array"),
+        (np.zeros((2, 5), np.float32), [2], "lengths are a list; they must be a numpy array"),
+        (np.zeros((2, 5), np.float32), None, "lengths are a NoneType; they must be a numpy"),
         (np.zeros((2, 4), np.float32), np.array([2]), "this model takes [timesteps, 5]"),
         (np.zeros(5, np.float32), np.array([5]), "this model takes [timesteps, 5]"),
         (np.zeros((), np.float32), np.array([1]), "add up to 1 timesteps, values hold 0"),

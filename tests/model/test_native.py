@@ -107,10 +107,20 @@ def test_the_instruction_set_can_be_forced(packed, monkeypatch):
         Engine(packed)
 
 
-@pytest.mark.parametrize("threads", [-1, 1025])
+@pytest.mark.parametrize("threads", [-1, 0, 1025, 2**70])
 def test_threads_out_of_range_are_an_error(packed, threads):
-    with pytest.raises(EngineError, match="threads must be 1 to 1024"):
+    with pytest.raises(EngineError, match=f"threads must be 1 to 1024, not {threads}"):
         Engine(packed, threads=threads)
+
+
+@pytest.mark.parametrize("threads", [True, 2.5, 2.0, "2"])
+def test_threads_that_are_no_integer_are_an_error(packed, threads):
+    with pytest.raises(EngineError, match=f"threads are {threads!r}; they must be an integer"):
+        Engine(packed, threads=threads)
+
+
+def test_threads_may_be_a_numpy_integer(packed):
+    assert Engine(packed, threads=np.int64(2)).threads == 2
 
 
 @pytest.mark.parametrize(("quantize", "bits"), [("ternary", 2.1), ("binary", 1.1)])
