@@ -1,6 +1,7 @@
 """The `tritserve` command."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -49,6 +50,18 @@ def progress_bar(total: int, unit: str) -> "tqdm[Any]":
     return tqdm(total=total, unit=unit, mininterval=0.1 if sys.stderr.isatty() else 10)
 
 
+class _Seconds(click.FloatRange):
+    """Of a time; NaN, which no comparison keeps out, is in no range either."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail("it must be a number.", param, ctx)
+        return seconds
+
+
 class _Commands(click.Group):
     """Shows what a user can mend as one line, without a traceback."""
 
@@ -93,7 +106,13 @@ def serve(model: Path, **given: Any) -> None:
 
 
 @main.command()
-@click.option("--seconds", default=2.0, show_default=True, help="How long to wait for the answer.")
+@click.option(
+    "--seconds",
+    default=2.0,
+    show_default=True,
+    type=_Seconds(0.001, 3600),
+    help="How long to wait for the answer.",
+)
 def health(seconds: float) -> None:
     """Asks the service that TRITSERVE_ variables describe, on this machine, whether it is ready.
 
@@ -245,7 +264,7 @@ def recipe(dataset: Path, quantize: Literal["ternary", "binary"], without_labels
 @model_option
 @click.option("--batch", default=32, type=click.IntRange(1))
 @click.option("--timesteps", type=click.IntRange(1), help="The model's maximum if not given.")
-@click.option("--seconds", default=3.0, type=click.FloatRange(0.1))
+@click.option("--seconds", default=3.0, type=_Seconds(0.1, 3600))
 def bench(model: Path, batch: int, timesteps: int | None, seconds: float) -> None:
     """Times the engine on this machine; prints one JSON line."""
     engine = Engine.load(model)

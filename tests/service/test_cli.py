@@ -58,6 +58,12 @@ def test_a_packed_file_may_lie_beside_its_checkpoint(checkpoint):
     assert run("pack", checkpoint, out).exit_code == 0
 
 
+@pytest.mark.parametrize("command", ["health", "bench"])
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf", "1e9"])
+def test_seconds_out_of_range_are_an_error(command, seconds):
+    assert "Invalid value for '--seconds'" in refusal(command, "--seconds", seconds)
+
+
 @pytest.fixture
 def small(tmp_path):
     """A data set of two classes, and a recipe for it that is trained in no time."""
