@@ -35,7 +35,7 @@ class EngineError(UserError):
 
 
 class Engine:
-    """A loaded model.
+    """A loaded model. A process forked while it computes starts when the batch is done.
 
     Args:
         model: the packed model.

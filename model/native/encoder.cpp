@@ -1,7 +1,10 @@
 #include "encoder.hpp"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <cfenv>
+#include <new>
 #include <numeric>
 #include <stdexcept>
 
@@ -35,6 +38,33 @@ int checked_threads(int threads) {
 
 }  // namespace
 
+// A child has only the thread that forked: a mutex that another one held would stay locked there.
+// A fork therefore holds the mutex of every encoder, and none comes or goes meanwhile. Whoever has
+// such a mutex waits for nothing that the forking thread may hold, such as Python's lock.
+struct Encoder::Encoders {
+  std::mutex mutex;
+  std::vector<Encoder*> encoders;
+};
+
+Encoder::Encoders& Encoder::all() {
+  // Never destroyed: a process may fork while it ends.
+  static Encoders& encoders = *[] {
+    if (pthread_atfork(hold_all, release_all, release_all) != 0) throw std::bad_alloc();
+    return new Encoders;
+  }();
+  return encoders;
+}
+
+void Encoder::hold_all() {
+  all().mutex.lock();
+  for (Encoder* encoder : all().encoders) encoder->mutex_.lock();
+}
+
+void Encoder::release_all() {
+  for (Encoder* encoder : all().encoders) encoder->mutex_.unlock();
+  all().mutex.unlock();
+}
+
 Encoder::Encoder(const Settings& settings, const Arrays& arrays, const Kernels& kernels,
                  int threads)
     : alone_work(kernels.alone_work),
@@ -43,7 +73,15 @@ Encoder::Encoder(const Settings& settings, const Arrays& arrays, const Kernels& 
       rope_(settings.rope_theta, settings.head_dim() / 2),
       pool_(checked_threads(threads)),
       barrier_(threads),
-      workspaces_(static_cast<size_t>(threads)) {}
+      workspaces_(static_cast<size_t>(threads)) {
+  const std::lock_guard lock(all().mutex);
+  all().encoders.push_back(this);
+}
+
+Encoder::~Encoder() {
+  const std::lock_guard lock(all().mutex);
+  std::erase(all().encoders, this);
+}
 
 void Encoder::embed(const float* values, size_t timesteps, const int64_t* lengths, size_t batch,
                     float* out) {

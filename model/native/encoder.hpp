@@ -14,9 +14,13 @@ class Encoder {
   // Throws std::invalid_argument: a tensor is missing or does not fit the settings, or there are
   // too few or too many threads.
   Encoder(const Settings& settings, const Arrays& arrays, const Kernels& kernels, int threads);
+  ~Encoder();
+  Encoder(const Encoder&) = delete;
+  Encoder& operator=(const Encoder&) = delete;
 
   // values [timesteps, embed_dim], lengths [batch] -> out [batch, hidden_size].
-  // Calls from several threads take turns. Throws std::invalid_argument: lengths lie.
+  // Calls from several threads take turns, and a fork waits for its turn too. Throws
+  // std::invalid_argument: lengths lie.
   void embed(const float* values, size_t timesteps, const int64_t* lengths, size_t batch,
              float* out);
 
@@ -28,6 +32,11 @@ class Encoder {
   double alone_work;
 
  private:
+  struct Encoders;
+  static Encoders& all();
+  static void hold_all();
+  static void release_all();
+
   void arrange(const float* values, float* out);
   void add_chunk(size_t begin, size_t end);
   void grow();

@@ -163,20 +163,6 @@ def test_callers_in_several_threads_do_not_disturb_each_other(packed):
     assert not wrong
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_forked_child_computes_the_same(packed):
-    engine = shared_engine(packed, threads=2)
-    batch = random_batch([60, 60, 9], 5)
-    expected = engine.embed(batch.values, batch.lengths).tobytes()
-    child = os.fork()
-    if child == 0:
-        same = engine.embed(batch.values, batch.lengths).tobytes() == expected
-        os._exit(0 if same else 1)
-    assert os.waitpid(child, 0)[1] == 0
-    assert engine.embed(batch.values, batch.lengths).tobytes() == expected
-
-
 def test_the_callers_rounding_mode_does_not_matter(packed):
     import ctypes  # noqa: PLC0415
     import ctypes.util  # noqa: PLC0415
