@@ -8,7 +8,9 @@ sends a byte now and then would hold a connection for ever. This is its HTTP pro
 - So is one that goes on sending a body whose request has been answered already.
 - A client that takes nothing of its answer for `send_seconds` is cut off, and with it the memory
   that the answer holds.
-- At most `max_connections` are open; the next one is told so and closed.
+- At most `max_connections` are open. A few more are let in for probes, so that a full service is
+  not taken for a dead one: each gets one answer, a refusal to whatever does not ask for health.
+  The next one is told so at once and closed.
 
 Bodies are the application's part (`body.py`): it knows when it waits for one.
 """
@@ -31,8 +33,11 @@ from service.errors import (
     UnparseableError,
 )
 from service.metrics import Metrics
+from service.paths import is_health
 from service.security import SECURITY_HEADERS
 from service.settings import Settings, SettingsError
+
+SPARE_CONNECTIONS = 8
 
 _UPGRADE = re.compile(rb"(\r\n)upgrade[ \t]*:", re.IGNORECASE)
 
@@ -115,15 +120,17 @@ class _Guarded(HttpToolsProtocol):
         self._heard = False
         self._unheard_bytes = 0
         self._in_message = False
+        self._spare = self._turned_away = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = _Flow(transport)
         self.metrics.connections.inc()
-        if len(self.connections) > self.limits.max_connections:
-            many = f"{self.limits.max_connections} connections are open; there are no more"
-            self._refuse("too_many", UnavailableError(many))
+        over = len(self.connections) - self.limits.max_connections
+        if over > SPARE_CONNECTIONS:
+            self._refuse_one_more()
             return
+        self._spare = over > 0
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -170,7 +177,13 @@ class _Guarded(HttpToolsProtocol):
         if self._head_timer:
             self._head_timer.cancel()
             self._head_timer = None
+        if self._spare and self.cycle is None and not is_health(self.url.decode("latin-1")):
+            self._turned_away = True
+            # Out of the parser; uvicorn then calls `send_400_response`.
+            raise UnavailableError("no more")
         super().on_headers_complete()
+        if self._spare:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         self._in_message = False
@@ -184,6 +197,8 @@ class _Guarded(HttpToolsProtocol):
         """Called when the parser gave up, or a limit made it."""
         if self._head_bytes > self.limits.max_header_bytes:
             self._refuse_head()
+        elif self._turned_away:
+            self._refuse_one_more()
         else:
             self._refuse("malformed", UnparseableError("the request is not HTTP/1.1"))
 
@@ -232,6 +247,10 @@ class _Guarded(HttpToolsProtocol):
         limit = self.limits.max_header_bytes
         error = HeadersTooLargeError(f"line and headers are over {limit} bytes", limit=limit)
         self._refuse("large_headers", error)
+
+    def _refuse_one_more(self) -> None:
+        many = f"{self.limits.max_connections} connections are open; there are no more"
+        self._refuse("too_many", UnavailableError(many))
 
     def _refuse(self, reason: str, error: ServiceError) -> None:
         """Answers and closes; without an answer where it would pass for that of another request."""

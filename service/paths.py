@@ -33,11 +33,16 @@ def is_oip(path: str) -> bool:
     return path == "/v2" or path.startswith("/v2/")
 
 
+def is_health(path: str) -> bool:
+    """Whether probes ask there."""
+    return path.startswith(_HEALTH)
+
+
 def is_polled(path: str) -> bool:
     """Whether machines ask there every few seconds."""
-    return path == "/metrics" or path.startswith(_HEALTH)
+    return path == "/metrics" or is_health(path)
 
 
 def is_open(path: str) -> bool:
     """Whether no API key is asked for: probes have none, administration has a key of its own."""
-    return path.startswith((*_HEALTH, ADMIN))
+    return is_health(path) or path.startswith(ADMIN)

@@ -63,7 +63,8 @@ class Settings(BaseSettings):
     send_seconds: float = Field(default=30.0, gt=0.0)
     """After this long without taking anything of its answer, a client is cut off."""
     max_connections: int = Field(default=1000, ge=1)
-    """Connections open at once, in each worker; over gRPC, calls."""
+    """Connections open at once, in each worker, but for a few more that only health is asked on;
+    over gRPC, calls."""
     max_sequences: int = Field(default=65_536, ge=1)
     """Sequences in one request."""
     max_request_timesteps: int = Field(default=1_000_000, ge=1)

@@ -8,12 +8,13 @@ import ssl
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import httpx
 import numpy as np
 import pytest
 
+from service.connections import SPARE_CONNECTIONS
 from tests.builders import random_packed
 from tests.end_to_end.server import refused_start, serving
 
@@ -268,13 +269,17 @@ def test_large_requests_that_follow_without_waiting_are_all_answered(url, piece)
 
 def test_connections_over_the_limit_are_told_so(url):
     before = refused(url, "too_many")
-    held = [connect(url) for _ in range(10)]
+    held = [connect(url) for _ in range(10 + SPARE_CONNECTIONS)]
     try:
         with connect(url) as connection:
-            status, head, body = answer(connection.recv(65536))
-        assert status == 503
-        assert body["error"]["type"] == "unavailable"
-        assert b"retry-after" in head
+            refusal = answer(connection.recv(65536))
+        assert refusal[0] == 503
+        assert refusal[2]["error"]["type"] == "unavailable"
+        assert b"retry-after" in refusal[1]
+        # One let in for probes is told the same once it asks for anything else.
+        held[-1].sendall(POST + b"Content-Length: 2\r\n\r\n{}")
+        assert answer(held[-1].recv(65536)) == refusal
+        assert held[-1].recv(65536) == b""
     finally:
         for connection in held:
             connection.close()
@@ -282,6 +287,77 @@ def test_connections_over_the_limit_are_told_so(url):
     assert httpx.get(f"{url}/health/live").status_code == 200
     assert refused(url, "too_many") > before
     assert count(url, "tritserve_connections") <= 2
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A service all of whose connections are taken, with a request unfinished on each."""
+    random_packed(tmp_path / "m", num_layers=1)
+    environment = {"TRITSERVE_MAX_CONNECTIONS": "3"}
+    with (
+        serving("--model", tmp_path / "m", log=tmp_path / "log", environment=environment) as (
+            url,
+            _,
+        ),
+        ExitStack() as stack,
+    ):
+        for _ in range(3):
+            stack.enter_context(connect(url)).sendall(POST + b"Content-Length: 9\r\n\r\n{")
+        yield url
+
+
+def ask(connection, request):
+    """The answer to a request, and what follows it until the connection is closed."""
+    connection.sendall(request)
+    received = b""
+    while data := connection.recv(65536):
+        received += data
+    return answer(received)
+
+
+@pytest.mark.parametrize("path", ["live", "ready", "live?x=1"])
+def test_a_full_service_answers_probes_and_nothing_else(full, path):
+    probe = b"GET /health/%s HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode()
+    for _ in range(3 * SPARE_CONNECTIONS):
+        with connect(full) as connection:
+            status, head, body = ask(connection, probe)
+        assert status == 200
+        assert b"connection: close" in head
+        assert body["status"] == path[:5].removesuffix("?")
+        with connect(full) as connection:
+            status, head, body = ask(connection, POST + b"Content-Length: 2\r\n\r\n{}")
+        assert status == 503
+        assert b"connection: close" in head
+        assert b"retry-after" in head
+        assert body["error"] == {
+            "type": "unavailable",
+            "message": "3 connections are open; there are no more",
+        }
+        with connect(full) as connection:
+            assert ask(connection, probe.replace(b"/health/", b"/info?/health/"))[0] == 503
+
+
+def test_a_connection_for_probes_gets_one_answer(full):
+    embed = POST + b"Content-Length: 2\r\n\r\n{}"
+    with connect(full) as connection:
+        connection.sendall(GET + b"\r\n" + embed + GET + b"\r\n")
+        received = b""
+        with suppress(ConnectionError):
+            while data := connection.recv(65536):
+                received += data
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert answer(received)[0] == 200
+
+
+def test_connections_for_probes_are_given_back(full):
+    held = [connect(full) for _ in range(SPARE_CONNECTIONS)]
+    with connect(full) as connection:
+        assert answer(connection.recv(65536))[0] == 503
+    for connection in held:
+        connection.close()
+    time.sleep(0.1)
+    with connect(full) as connection:
+        assert ask(connection, GET + b"\r\n")[0] == 200
 
 
 def certificate(folder):
