@@ -181,9 +181,11 @@ def available_processors() -> int:
     processors = len(os.sched_getaffinity(0))
     try:
         quota, period = _CPU_QUOTA.read_text().split()
-    except (OSError, ValueError):
+        if quota == "max":
+            return processors
+        return max(1, min(processors, int(quota) // int(period)))
+    except (OSError, ValueError, ZeroDivisionError):
         return processors
-    return processors if quota == "max" else max(1, min(processors, int(quota) // int(period)))
 
 
 def _settings(model: PackedModel) -> dict[str, Any]:

@@ -5,11 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.engine import Engine
-from model.export import ExportError
+from model.engine import Engine, available_processors
+from model.export import ExportError, export
 from model.reference import Reference
 from model.sequences import SequenceError, Sequences, shorten, with_differences
-from tests.builders import SETTINGS, cosines, random_batch, random_packed, torch_embed
+from tests.builders import (
+    SETTINGS,
+    cosines,
+    random_batch,
+    random_bitnet,
+    random_packed,
+    torch_embed,
+)
 
 
 @pytest.mark.parametrize("options", SETTINGS[::75], ids=lambda o: "-".join(map(str, o.values())))
@@ -110,6 +117,45 @@ def test_a_difference_too_large_to_compute_with_is_an_error(tmp_path):
     batch.values[4:6, 3] = 1e10, -1e10
     expected = Reference(engine.model).embed(batch.values, batch.lengths)
     assert cosines(engine.embed(batch.values, batch.lengths), expected).min() > 0.999
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_difference_is_checked_where_the_values_themselves_are_small_enough(tmp_path, order):
+    model = random_bitnet(differences=2)
+    model.standardize.mean.zero_()
+    model.standardize.std.fill_(1)
+    golden = random_batch([7], 5).values
+    engine = Engine(export(model, tmp_path / "m", name="x", training={}, golden=golden))
+    batch = random_batch([4, 4], 5)
+    # Of 7e11 and -7e11 the first difference is over 1e12, of 3e11, -3e11, 3e11 only the second.
+    batch.values[4:7, 3] = np.array([1, -1, 1]) * (7e11 if order == 1 else 3e11)
+    with pytest.raises(SequenceError, match=r"sequence 1, timestep [12], feature 3 is .* over 1e"):
+        engine.embed(batch.values, batch.lengths)
+    batch.values[4:7, 3] *= 0.3
+    assert np.isfinite(engine.embed(batch.values, batch.lengths)).all()
+
+
+@pytest.mark.parametrize(
+    ("quota", "processors"),
+    [
+        ("150000 100000", 1),
+        ("350000 100000", 3),
+        ("50000 100000", 1),
+        ("900000 100000", 4),
+        ("max 100000", 4),
+        (None, 4),
+        ("", 4),
+        ("many each", 4),
+        ("100000 0", 4),
+        ("100000", 4),
+    ],
+)
+def test_processors_are_those_of_the_control_group(tmp_path, monkeypatch, quota, processors):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 4, 6})
+    monkeypatch.setattr("model.engine._CPU_QUOTA", tmp_path / "cpu.max")
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+    assert available_processors() == processors
 
 
 def test_a_stride_averages_what_belongs_together():

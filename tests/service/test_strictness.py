@@ -77,6 +77,8 @@ def test_json_is_utf_8(engine, content_type, status):
         (f"*/*, {SAFETENSORS}", SAFETENSORS),
         (f"{NPY}, {JSON}", JSON),
         (f"{NPY};q=0.9, */*", JSON),
+        (f"application/*;q=0.2, */*, {NPY};q=0.3", NPY),
+        (f"{NPY};q=0.3, */*, application/*;q=0.2", NPY),
         ("*/*;q=nan, application/x-npy;q=0.1", NPY),
     ],
 )
