@@ -177,6 +177,9 @@ class _Guarded(HttpToolsProtocol):
         if self._head_timer:
             self._head_timer.cancel()
             self._head_timer = None
+        if self._spare and self.cycle is None:
+            # Others may have gone since it came.
+            self._spare = len(self.connections) > self.limits.max_connections
         if self._spare and self.cycle is None and not is_health(self.url.decode("latin-1")):
             self._turned_away = True
             # Out of the parser; uvicorn then calls `send_400_response`.

@@ -349,6 +349,18 @@ def test_a_connection_for_probes_gets_one_answer(full):
     assert answer(received)[0] == 200
 
 
+def test_a_connection_for_probes_is_one_like_any_other_once_there_is_room(tmp_path):
+    environment = {"TRITSERVE_MAX_CONNECTIONS": "1"}
+    with serving(log=tmp_path / "log", environment=environment) as (url, _):
+        first = connect(url)
+        with connect(url) as connection:
+            first.close()
+            time.sleep(0.2)
+            for _ in range(2):
+                connection.sendall(GET.replace(b"GET /health/live", b"HEAD /info") + b"\r\n")
+                assert answer(connection.recv(65536))[0] == 200
+
+
 def test_connections_for_probes_are_given_back(full):
     held = [connect(full) for _ in range(SPARE_CONNECTIONS)]
     with connect(full) as connection:
