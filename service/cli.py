@@ -140,7 +140,7 @@ def embed(
     Both are .npy, .npz or .safetensors; IN holds [batch, seq_len, embed_dim], or values
     [timesteps, embed_dim] and lengths [batch].
     """
-    check_target(out)
+    check_target(out, source, model)
     engine = Engine.load(model)
     config = engine.model.config
     given = read_sequences(source, split)

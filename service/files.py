@@ -73,9 +73,11 @@ def write_embeddings(path: Path, embeddings: FloatArray) -> None:
     replace_file(path, _encode(embeddings, path.suffix))
 
 
-def check_target(path: Path) -> None:
-    """Raises FileError unless embeddings can be written to `path`."""
+def check_target(path: Path, *sources: Path) -> None:
+    """Raises FileError unless embeddings can be written to `path`, which is none of `sources`."""
     check_suffix(path)
+    if path.exists() and any(path.samefile(source) for source in sources):
+        raise FileError(f"{path} is read; write the embeddings to another file")
     folder = path.resolve().parent
     if not folder.is_dir():
         raise FileError(f"{path} cannot be written: there is no folder {folder}")

@@ -54,9 +54,13 @@ def find_list(text: bytes, key: re.Pattern[bytes], begin: int = 0) -> tuple[int,
         begin: where to start looking.
     """
     while opened := key.search(text, begin):
-        start = opened.end()
-        stops = [at for mark in (b'"', b"{", b"}") if (at := text.find(mark, start)) >= 0]
-        end = text.rfind(b"]", start, min(stops, default=len(text)))
+        start, stop = opened.end(), len(text)
+        # Each mark only up to the one before, of which the quote comes first: a key has some, so
+        # that a body full of keys is not searched to its end for each.
+        for mark in (b'"', b"{", b"}"):
+            at = text.find(mark, start, stop)
+            stop = stop if at < 0 else at
+        end = text.rfind(b"]", start, stop)
         if end >= 0:
             return start, end
         begin = start

@@ -23,11 +23,15 @@ class RequestError(Exception):
     """
 
     def __init__(self, status: int, error_type: str, message: str, details: dict[str, Any]) -> None:
-        super().__init__(f"{status} {error_type}: {message}")
+        # All of them, so that the error can be pickled.
+        super().__init__(status, error_type, message, details)
         self.status = status
         self.type = error_type
         self.message = message
         self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.type}: {self.message}"
 
     def counted_from(self, first_row: int) -> "RequestError":
         """The same about a part of a batch, its rows counted in the whole batch."""

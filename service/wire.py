@@ -6,6 +6,7 @@ and the timestep.
 """
 
 import json
+import reprlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ from service.options import Embeddings, Options
 
 _BOOLEANS = {"true": True, "false": False}
 _DEFAULTS = Options()
+
+# Two tensors need a hundred. The library reads a header of any length in one call, which holds the
+# interpreter, and the event loop with it.
+MAX_SAFETENSORS_HEADER_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,12 @@ def _decode_npy(body: bytes) -> Sequences:
 
 
 def _decode_safetensors(body: bytes) -> Sequences:
+    header_bytes = int.from_bytes(body[:8], "little")
+    if MAX_SAFETENSORS_HEADER_BYTES < header_bytes <= len(body) - 8:
+        raise InvalidError(
+            f"the safetensors header has {header_bytes} bytes; "
+            f"at most {MAX_SAFETENSORS_HEADER_BYTES} are read"
+        )
     try:
         tensors = safetensors.numpy.load(body)
     except KeyError as error:
@@ -173,7 +184,8 @@ def _decode_safetensors(body: bytes) -> Sequences:
         raise UnparseableError(f"the body is not safetensors: {error}") from error
     if set(tensors) != {"values", "lengths"}:
         raise InvalidError(
-            f"the body holds the tensors {sorted(tensors)}; they must be 'values' and 'lengths'"
+            f"the body holds the tensors {reprlib.repr(sorted(tensors))}; "
+            "they must be 'values' and 'lengths'"
         )
     return to_sequences(tensors["values"], tensors["lengths"])
 

@@ -1,4 +1,5 @@
 import asyncio
+import pickle
 
 import httpx
 import numpy as np
@@ -92,6 +93,8 @@ def test_a_refusal_is_an_exception_that_tells_why(engine):
             await client.embed(np.ones((3, 12, 3)))
         assert (caught.value.status, caught.value.type) == (422, "invalid")
         assert caught.value.details == {"row": 0}
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (str(again), vars(again)) == (str(caught.value), vars(caught.value))
 
     against_app(engine, talk)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from model.pretrained import DEFAULT_MODEL
 from model.tensors import save_tensors
 from service.cli import main
 
@@ -50,6 +51,18 @@ def test_tensors_of_a_type_that_numpy_lacks(tmp_path):
     path = tmp_path / "bf16.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(96) + b"\4" + bytes(7))
     assert "has a tensor of type 'BF16'" in refused(path, tmp_path / "out.npy")
+
+
+def test_what_is_read_is_not_written_over(tmp_path):
+    source = saved(tmp_path / "in.npy", DENSE)
+    model = tmp_path / "m.safetensors"
+    model.write_bytes(DEFAULT_MODEL.read_bytes())
+    (tmp_path / "link.npy").symlink_to(source)
+    before = source.read_bytes()
+    for out in (source, tmp_path / "link.npy", model):
+        message = refused(source, out, "--model", model)
+        assert f"{out} is read; write the embeddings to another file" in message
+    assert source.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,18 @@ def test_large_bodies_that_are_wrong_are_refused_cheaply(body, error, message):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("part", ['"sequences":[', '"sequences":[1],', '{"sequences":[[1]]},'])
+def test_a_body_full_of_keys_takes_time_in_proportion_to_its_length(part):
+    def seconds(count):
+        body, start = part.encode() * count, time.process_time()
+        with pytest.raises(UnparseableError):
+            decode_json(body, 2)
+        return time.process_time() - start
+
+    short, long = (min(seconds(count) for _ in range(3)) for count in (20_000, 320_000))
+    assert long < 5 * 16 * short
+
+
 def test_numbers_that_float32_cannot_hold_become_infinite():
     values = decode_json(b'{"sequences": [[[1e39, -1e39]]]}', 2)[0].values
     assert np.isinf(values).all()

@@ -131,6 +131,17 @@ VALUES = np.zeros((4, 3), np.float32)
         (bfloat16(), InvalidError, "type 'BF16'; 'values' are F16, F32 or F64"),
         (tensors(values=VALUES), InvalidError, "tensors ['values']; they must be"),
         (tensors(values=VALUES, lengths=np.array([4]), x=VALUES), InvalidError, "'x'"),
+        (
+            tensors(**{f"x{i}" * 99: VALUES for i in range(50)}),
+            InvalidError,
+            "tensors ['x0x0x0x0x0x0...0x0x0x0x0x0x0', ",
+        ),
+        (
+            tensors(**{f"x{i}": VALUES[:0] for i in range(2000)}),
+            InvalidError,
+            "bytes; at most 65536 are read",
+        ),
+        (b"\xff\xff\xff" + bytes(100), UnparseableError, "not safetensors"),
         (tensors(values=VALUES, lengths=np.array([3])), InvalidError, "add up to 3"),
         (tensors(values=VALUES, lengths=np.array([4.0])), InvalidError, "must be integers"),
         (tensors(values=VALUES, lengths=np.array([5, -1])), InvalidError, "length -1"),
@@ -150,6 +161,7 @@ def test_safetensors_that_do_not_fit(body, error, message):
     with pytest.raises(error) as caught:
         read(body, SAFETENSORS)
     assert message in caught.value.message
+    assert len(caught.value.message) < 500
 
 
 def lying_header(shape, descr="<f4"):
