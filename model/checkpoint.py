@@ -1,8 +1,8 @@
 """A trained model on disk: a folder of `model.safetensors` and `checkpoint.json`.
 
-The tensors are the encoder's latent float32 weights (`encoder.*`), the training heads (`heads.*`)
-and a golden input for the packed file. The JSON holds the recipe, the data set's hash, the scores
-and the versions: all that is needed to train the same model again.
+The tensors are the encoder's latent float32 weights (`encoder.*`) and the training heads
+(`heads.*`). The JSON holds the recipe, the data set's hash, the scores and the versions: all that
+is needed to train the same model again.
 """
 
 import json
@@ -12,7 +12,6 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -21,7 +20,6 @@ from model.config import ModelConfig
 from model.errors import UserError, explain
 from model.replace import replace_file
 from model.run_folder import DESCRIPTION, TENSORS
-from model.sequences import FloatArray
 
 
 class CheckpointError(UserError):
@@ -35,14 +33,12 @@ class Checkpoint:
     Attributes:
         model: the encoder.
         heads: state of the training heads, by name.
-        golden: `[timesteps, embed_dim]` float32, a typical input.
         name: what a service calls the model.
         training: recipe, data set, scores and versions; anything JSON can hold.
     """
 
     model: BitNet
     heads: dict[str, Tensor]
-    golden: FloatArray
     name: str
     training: dict[str, Any]
 
@@ -56,7 +52,6 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"encoder.{k}": v.contiguous() for k, v in checkpoint.model.state_dict().items()}
     tensors |= {f"heads.{k}": v.contiguous() for k, v in checkpoint.heads.items()}
-    tensors["golden"] = torch.from_numpy(checkpoint.golden)
     replace_file(folder / TENSORS, safetensors.torch.save(tensors))
     description = {
         "name": checkpoint.name,
@@ -83,7 +78,6 @@ def load(folder: Path) -> Checkpoint:
         return Checkpoint(
             model=model,
             heads=_under("heads.", tensors),
-            golden=tensors["golden"].numpy(),
             name=content["name"],
             training=content["training"],
         )

@@ -10,12 +10,11 @@ import torch
 from model.bitlinear import BitLinear
 from model.bitnet import BitNet
 from model.errors import UserError
-from model.golden import MIN_COSINE, agreement
+from model.golden import MIN_AGREEMENT, agreement, golden_sequence
 from model.layout import layout
 from model.packed import PackedLayer, PackedModel, parse, serialize
 from model.reference import Reference
 from model.replace import replace_file
-from model.sequences import FloatArray
 from model.trits import pack_binary, pack_ternary
 
 
@@ -23,9 +22,7 @@ class ExportError(UserError):
     """A model that cannot be packed."""
 
 
-def export(
-    model: BitNet, path: Path, *, name: str, training: Mapping[str, Any], golden: FloatArray
-) -> PackedModel:
+def export(model: BitNet, path: Path, *, name: str, training: Mapping[str, Any]) -> PackedModel:
     """Packs a model, checks that its packed form computes what the model computes, and writes it.
 
     What was at the path is replaced at once and only by a good file: after an error it is as it
@@ -36,8 +33,6 @@ def export(
         path: of the packed file; its folder must exist.
         name: what the service calls the model.
         training: what it was trained on and scored; anything JSON can hold.
-        golden: `[timesteps, embed_dim]` float32, a typical input; it and its embedding are kept
-            in the file, and every engine reproduces them at load.
 
     Raises:
         OSError: the file cannot be written.
@@ -53,15 +48,21 @@ def export(
     layers = {key: _pack(model.get_submodule(key)) for key in expected.layers}
     tensors = {key: state[key] for key in expected.tensors}
 
+    features = slice(config.embed_dim)
+    mean, std = state["standardize.mean"][features], state["standardize.std"][features]
+    golden = golden_sequence(config, mean, std)
     with torch.inference_mode():
         embedding = model.eval()(torch.from_numpy(golden)[None])[0].numpy()
     tensors |= {"golden.values": golden, "golden.embedding": embedding}
     data = serialize(config=config, name=name, training=training, layers=layers, tensors=tensors)
     packed = parse(data)
     computed = Reference(packed).embed(golden, np.array([len(golden)]))[0]
-    cosine = agreement(computed, embedding)
-    if not cosine >= MIN_COSINE:
-        raise ExportError(f"the packed model disagrees with the trained one: cosine {cosine:.6f}")
+    agreed = agreement(computed, embedding)
+    if not agreed >= MIN_AGREEMENT:
+        raise ExportError(
+            f"the packed model disagrees with the trained one: they agree to {agreed:.6f}, "
+            f"at least {MIN_AGREEMENT} is needed"
+        )
     replace_file(path, data)
     return packed
 

@@ -1,13 +1,39 @@
-"""When two computations of one embedding are taken for the same."""
+"""The golden vector: a sequence and its embedding, by which computations are compared."""
 
 import numpy as np
 
+from model.config import ModelConfig
 from model.sequences import FloatArray
 
-MIN_COSINE = 0.999
+MIN_AGREEMENT = 0.999
+# Enough for attention and for both orders of differences.
+_ROWS = 16
+_TIMESTEPS = 64
+
+
+def golden_sequence(config: ModelConfig, mean: FloatArray, std: FloatArray) -> FloatArray:
+    """A sequence drawn from the statistics of the training data; it holds none of the data.
+
+    Args:
+        config: of the model.
+        mean: `[embed_dim]`, of each feature.
+        std: `[embed_dim]`, of each feature.
+
+    Returns:
+        `[timesteps, embed_dim]` float32: 16 rows of the model, fewer at a large stride, two at
+        least, where the model takes so many.
+    """
+    rows = min(_ROWS, max(2, _TIMESTEPS // config.stride))
+    timesteps = min(rows * config.stride, config.max_timesteps)
+    noise = np.random.default_rng(0).standard_normal((timesteps, len(mean)), dtype=np.float32)
+    return mean + std * noise
 
 
 def agreement(got: FloatArray, expected: FloatArray) -> float:
-    """The cosine of two embeddings `[hidden_size]`; of a zero one, whether both are zero."""
-    norms = float(np.linalg.norm(got) * np.linalg.norm(expected))
-    return float(got @ expected) / norms if norms else float(np.array_equal(got, expected))
+    """The cosine of two embeddings `[hidden_size]` times the ratio of their norms, at most 1.
+
+    1 for two that are equal, zero embeddings too.
+    """
+    got, expected = got.astype(np.float64), expected.astype(np.float64)
+    largest = max(float(got @ got), float(expected @ expected))
+    return float(got @ expected) / largest if largest else 1.0

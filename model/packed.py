@@ -13,10 +13,10 @@ Each BitLinear `L`, with weights `[out, in]`, is
 - `L.bias`, float32, `[out]`, where the model has biases.
 
 Everything else is float32 by name: the input standardisation (`standardize.mean` and `.std`,
-`[input_size]`), the input projection, the norms, and one golden vector (`golden.values`
-`[timesteps, embed_dim]`, `golden.embedding` `[hidden_size]`) by which an engine can tell that it
-computes what the exporter computed. `layout` lists it all for a configuration. `revision` is the
-sha256 of the file.
+`[input_size]`), the input projection, the norms, and one golden vector by which an engine can tell
+that it computes what the exporter computed: `golden.values` `[timesteps, embed_dim]`, drawn from
+the statistics of the training data, and `golden.embedding` `[hidden_size]`. `layout` lists it all
+for a configuration. `revision` is the sha256 of the file.
 """
 
 import hashlib

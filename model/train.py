@@ -193,7 +193,6 @@ def _checkpoint(run: _Training) -> Checkpoint:
     return Checkpoint(
         model=run.learner.encoder.eval(),
         heads=run.learner.heads.state_dict(),
-        golden=run.whole.sequences.split()[0],
         name=run.recipe.name,
         training=_describe(run.recipe, run.whole, _scores(run.learner, run.data, run.scored)),
     )

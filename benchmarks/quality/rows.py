@@ -106,8 +106,7 @@ def _packed(case: Case, model: BitNet, key: str, training: dict[str, Any]) -> Fe
     """Features as they are served: from the packed file, by the native engine."""
     path = packed_path(case, key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    golden = case.train.sequences.split()[0]
-    export(model, path, name=case.train.name, training=training, golden=golden)
+    export(model, path, name=case.train.name, training=training)
     engine = Engine.load(path, threads=1)
     first, second = (
         engine.embed(part.sequences.values, part.sequences.lengths)

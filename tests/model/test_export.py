@@ -1,12 +1,15 @@
 """What a packed file replaces is replaced whole, by a good file, or not at all."""
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from model.engine import Engine
 from model.export import ExportError
-from model.packed import read
+from model.packed import PackedFileError, read
 from model.replace import ReplaceError
 from tests.builders import random_packed
 
@@ -19,7 +22,7 @@ def test_a_model_that_cannot_be_packed_leaves_the_earlier_file(tmp_path, monkeyp
     path = tmp_path / "model.safetensors"
     random_packed(path)
     before = path.read_bytes()
-    monkeypatch.setattr("model.export.MIN_COSINE", 2)
+    monkeypatch.setattr("model.export.MIN_AGREEMENT", 2)
     with pytest.raises(ExportError, match="disagrees with the trained one"):
         random_packed(path, seed=1)
     assert path.read_bytes() == before
@@ -68,3 +71,30 @@ def test_a_link_goes_on_and_what_is_no_file_stays(tmp_path):
     assert read(path).revision == packed.revision
     with pytest.raises(ReplaceError, match="/dev/null is not a file"):
         random_packed(Path("/dev/null"))
+
+
+@pytest.mark.parametrize(
+    ("stride", "window_size", "timesteps"),
+    [(1, 60, 16), (1, 5, 5), (5, 200, 60), (64, 9000, 128), (1024, 9000, 2048)],
+)
+def test_the_golden_vector_is_short_and_made_of_statistics(
+    tmp_path, stride, window_size, timesteps
+):
+    model, packed = random_packed(
+        tmp_path / "m", stride=stride, window_size=window_size, differences=1
+    )
+    values = packed.tensors["golden.values"]
+    assert values.shape == (timesteps, 5)
+    standard = (values - model.standardize.mean.numpy()[:5]) / model.standardize.std.numpy()[:5]
+    assert np.abs(standard).max() < 5
+    assert 0.5 < standard.std() < 1.5
+
+
+def test_embeddings_of_another_length_are_not_the_golden_one(tmp_path):
+    _, packed = random_packed(tmp_path / "m")
+    scaled = {
+        name: 1.01 * value if name.startswith("final_norm") else value
+        for name, value in packed.tensors.items()
+    }
+    with pytest.raises(PackedFileError, match=r"does not reproduce .* agree to 0\.990"):
+        Engine(replace(packed, tensors=scaled))

@@ -33,13 +33,7 @@ def recipe(**fields):
 
 
 def packed_bytes(checkpoint, path):
-    export(
-        checkpoint.model,
-        path,
-        name=checkpoint.name,
-        training=checkpoint.training,
-        golden=checkpoint.golden,
-    )
+    export(checkpoint.model, path, name=checkpoint.name, training=checkpoint.training)
     return path.read_bytes()
 
 
