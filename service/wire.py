@@ -32,6 +32,7 @@ from model.sequences import (
 from model.tensors import save_tensors
 from service.errors import InvalidError, UnparseableError, UnsupportedMediaTypeError
 from service.json_body import decode_json
+from service.json_numbers import json_numbers
 from service.media import JSON, MEDIA_TYPES, NPY, SAFETENSORS, parse_content_type
 from service.npy import read_npy, write_npy
 from service.options import Embeddings, Options
@@ -225,8 +226,10 @@ def encode(answer: EmbedAnswer, media_type: str) -> tuple[bytes, dict[str, str]]
     if media_type == JSON:
         # float16 as float32: orjson writes the shortest digits that give the same number back.
         numbers = rows.astype(np.float32) if rows.dtype == np.float16 else rows
-        content = {"embeddings": numbers, **({} if scales is None else {"scales": scales}), **about}
-        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), headers
+        content = {"embeddings": json_numbers(numbers)}
+        if scales is not None:
+            content["scales"] = json_numbers(scales)
+        return orjson.dumps(content | about), headers
     if media_type == SAFETENSORS:
         tensors = {"embeddings": rows, **({} if scales is None else {"scales": scales})}
         metadata = {name: json.dumps(value) for name, value in about.items()}

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.errors import explain
 from service.errors import InvalidError, UnparseableError
+from service.json_numbers import json_numbers
 from service.media import JSON, OCTETS
 from service.oip.rest_json import cut_data, read_numbers
 from service.oip.tensors import (
@@ -131,7 +132,7 @@ class InferForm:
                 blobs.append(array.tobytes())
                 output["parameters"] = {"binary_data_size": len(blobs[-1])}
             else:
-                output["data"] = array.ravel()
+                output["data"] = json_numbers(array.ravel())
             outputs.append(output)
         head: dict[str, Any] = {
             "model_name": answer.model["name"],
@@ -141,7 +142,7 @@ class InferForm:
         }
         if self._id is not None:
             head["id"] = self._id
-        text = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
+        text = orjson.dumps(head)
         if not blobs:
             return text, {"Content-Type": JSON}
         headers = {"Content-Type": OCTETS, HEADER_LENGTH: str(len(text))}

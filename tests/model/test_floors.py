@@ -53,6 +53,7 @@ FLOORS = {
     "service.jobs": 8,
     "service.engine_thread": 7,
     "service.json_pieces": 8,
+    "service.json_numbers": 7,
     "service.batcher": 9,
     "service.json_body": 9,
     "service.wire": 10,
