@@ -33,10 +33,11 @@ def cut(body: bytes, piece_bytes: int) -> tuple[bytes, Iterator[bytes]] | None:
 
     Returns:
         The skeleton, in which `sequences` is `[]`, and the pieces, each a JSON list of sequences;
-        or None where there is not exactly one such list, and the body has to be parsed whole.
+        or None where there is not exactly one such key, with such a list, and the body has to be
+        parsed whole.
     """
     found = find_list(body, _SEQUENCES)
-    if found is None or find_list(body, _SEQUENCES, found[1]):
+    if found is None or _SEQUENCES.search(body, found[1]):
         return None
     start, end = found
     if b"\\" in body[:start] or b"\\" in body[end:]:
@@ -46,25 +47,25 @@ def cut(body: bytes, piece_bytes: int) -> tuple[bytes, Iterator[bytes]] | None:
 
 
 def find_list(text: bytes, key: re.Pattern[bytes], begin: int = 0) -> tuple[int, int] | None:
-    """Where a list without quotes and braces begins and ends, inside its brackets.
+    """Where the list under the first such key begins and ends, inside its brackets.
 
     Args:
         text: JSON, not yet known to be valid.
         key: matches the key and the opening bracket.
         begin: where to start looking.
+
+    Returns:
+        None if there is no such key, or no list without quotes and braces under it.
     """
-    while opened := key.search(text, begin):
-        start, stop = opened.end(), len(text)
-        # Each mark only up to the one before, of which the quote comes first: a key has some, so
-        # that a body full of keys is not searched to its end for each.
-        for mark in (b'"', b"{", b"}"):
-            at = text.find(mark, start, stop)
-            stop = stop if at < 0 else at
-        end = text.rfind(b"]", start, stop)
-        if end >= 0:
-            return start, end
-        begin = start
-    return None
+    opened = key.search(text, begin)
+    if opened is None:
+        return None
+    start, stop = opened.end(), len(text)
+    for mark in (b'"', b"{", b"}"):
+        at = text.find(mark, start, stop)
+        stop = stop if at < 0 else at
+    end = text.rfind(b"]", start, stop)
+    return (start, end) if end >= 0 else None
 
 
 def split_list(
@@ -119,7 +120,7 @@ def why_not_cut(body: bytes) -> str:
     if found is None:
         return "it holds none"
     end = found[1] + 1
-    if find_list(body, _SEQUENCES, end):
+    if _SEQUENCES.search(body, end):
         return "it holds several"
     after = body[end : end + 20].decode(errors="replace")
     return f"from byte {end} on it is something else, or no JSON: {after!r}"
