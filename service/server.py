@@ -1,8 +1,9 @@
 """One server process, from settings to exit.
 
 A first SIGTERM or SIGINT makes the service say that it is not ready, finishes every accepted
-request, and ends the process with status 0. A second one ends it at once, with status 1. SIGHUP
-loads the packed file again; if it is broken, the old model goes on serving.
+request, and ends the process with status 0. What is not finished after `drain_seconds` is answered
+503, and the status is 1. A second signal ends it at once, with status 1. SIGHUP loads the packed
+file again; if it is broken, the old model goes on serving.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
 
@@ -27,6 +28,9 @@ from service.oip import grpc_extra
 from service.served import load_engine
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
 log = logging.getLogger("tritserve")
 
 # For connections that are still open when the service has finished, or given up.
@@ -37,9 +41,12 @@ SWITCH_SECONDS = 50e-6
 class _Server(uvicorn.Server):
     """uvicorn's server with our signals."""
 
-    def __init__(self, config: uvicorn.Config, service: EmbeddingService) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: EmbeddingService, traces: "TracerProvider | None"
+    ) -> None:
         super().__init__(config)
         self._service = service
+        self._traces = traces
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @contextmanager
@@ -56,6 +63,19 @@ class _Server(uvicorn.Server):
             os._exit(1)
         log.info("%s: finishing what was accepted", signal.Signals(sig).name)
         self._start(self._exit_when_finished)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().serve(sockets)
+        # Leaving the event loop, or the interpreter, would wait for threads, whatever they do.
+        self._leave()
+
+    def _leave(self) -> NoReturn:
+        if self._traces:
+            tracing.finish(self._traces)
+        if not self._service.finished:
+            seconds = self._service.settings.drain_seconds
+            log.error("not everything was finished in %g seconds", seconds)
+        os._exit(0 if self._service.finished else 1)
 
     async def _exit_when_finished(self) -> None:
         await self._service.finish()
@@ -82,7 +102,7 @@ def run(
     listener: socket.socket | None = None,
     reload_others: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serves until a signal ends it.
+    """Serves until a signal ends the process.
 
     Args:
         settings: of the service.
@@ -116,10 +136,4 @@ def run(
     # What is there now lives as long as the process: no use in looking through it for garbage.
     gc.collect()
     gc.freeze()
-    _Server(config, service).run([listener] if listener else None)
-    if traces:
-        tracing.finish(traces)
-    if not service.finished:
-        log.error("not everything was finished in %g seconds", settings.drain_seconds)
-        # The engine's thread cannot be stopped, and leaving in order would wait for it.
-        os._exit(1)
+    _Server(config, service, traces).run([listener] if listener else None)

@@ -58,6 +58,7 @@ FLOORS = {
     "service.wire": 10,
     "service.metrics": 10,
     "service.served": 11,
+    "service.accepted": 12,
     "service.embedding": 13,
     "service.security": 9,
     "service.compression": 8,
