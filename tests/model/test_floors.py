@@ -86,6 +86,7 @@ FLOORS = {
     "service.incoming": 7,
     "service.bugs": 9,
     "service.connections": 11,
+    "service.tls": 11,
     "service.replies": 7,
     "service.exchange": 9,
     "service.client": 10,
