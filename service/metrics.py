@@ -145,7 +145,8 @@ class Metrics:
         )
         self.refused_connections = Counter(
             "tritserve_refused_connections",
-            "Connections that were closed for what their client did, or because of too many.",
+            "Connections that were closed for what their client did, or because of too many; "
+            "gRPC calls too, of which there were too many.",
             ["reason"],
             registry=registry,
         )
