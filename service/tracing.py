@@ -173,7 +173,7 @@ class Traced:
                 await self.app(scope, receive, answer)
             finally:
                 # As it was declared; None where a path leads nowhere.
-                route = getattr(scope.get("route"), "path", None)
+                route = getattr(scope.get("route"), "path_format", None)
                 if route is not None:
                     server.span.update_name(f"{scope['method']} {route}")
                     server.span.set_attribute("http.route", route)

@@ -50,10 +50,12 @@ def random_bitnet(seed: int = 0, **options) -> BitNet:
     return model
 
 
-def random_packed(path: Path, seed: int = 0, **options) -> tuple[BitNet, PackedModel]:
+def random_packed(
+    path: Path, seed: int = 0, name: str = "random", **options
+) -> tuple[BitNet, PackedModel]:
     model = random_bitnet(seed, **options)
     golden = random_batch([7], model.config.embed_dim, seed).values
-    return model, export(model, path, name="random", training={"seed": seed}, golden=golden)
+    return model, export(model, path, name=name, training={"seed": seed}, golden=golden)
 
 
 def torch_embed(model: BitNet, batch: Sequences) -> np.ndarray:

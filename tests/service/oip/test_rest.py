@@ -3,17 +3,19 @@ import gzip
 import json
 import tracemalloc
 import zlib
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.engine import Engine
 from service.errors import InvalidError, ServiceError
 from service.media import OCTETS as BINARY
 from service.oip.rest import HEADER_LENGTH, InferForm
 from service.wire import Limits
-from tests.builders import random_batch
+from tests.builders import random_batch, random_packed
 from tests.service.live import ask
 
 BATCH = random_batch([1, 9, 4], 3)
@@ -332,3 +334,31 @@ def test_memory_for_bodies_is_counted_as_decompressed(engine):
         assert answer.status_code == 200, answer.text
 
     ask(engine, talk, max_bodies_bytes=50_000)
+
+
+@pytest.mark.parametrize(
+    "name", ["lab/vowels", "a/b/c", "lab/versions/1/x", "infer", "ready", "é?"]
+)
+def test_a_model_may_have_any_name(tmp_path, name):
+    random_packed(tmp_path / "m", name=name, embed_dim=3, hidden_size=16, num_layers=1)
+    path = f"/v2/models/{quote(name, safe='')}"
+
+    async def talk(client):
+        for end in ("", "/versions/1", "/ready", "/versions/1/ready"):
+            answer = await client.get(path + end)
+            assert answer.status_code == 200, end
+            assert answer.json()["name"] == name
+        for end in ("/infer", "/versions/1/infer"):
+            answer = await client.post(path + end, json={"inputs": json_inputs()})
+            assert answer.status_code == 200, end
+            assert answer.json()["model_name"] == name
+            assert (await client.get(path + end)).status_code == 405
+            wrong = path.replace("models/", "models/x/") + end
+            assert (await client.post(wrong, json={"inputs": json_inputs()})).status_code == 404
+        for end in ("/versions/2", "/versions/2/ready", "x", "/x", "/", "/x/ready"):
+            assert (await client.get(path + end)).status_code == 404, end
+        answer = await client.post(f"{path}/versions/2/infer", json={"inputs": json_inputs()})
+        assert "has no version '2'" in answer.json()["error"]
+        assert (await client.post(f"{path}/ready")).status_code == 405
+
+    ask(Engine.load(tmp_path / "m"), talk)
