@@ -42,7 +42,8 @@ def start(environment: Mapping[str, str]) -> "TracerProvider | None":
     Raises:
         SettingsError: it is asked for, but cannot be had.
     """
-    if not any(environment.get(name) for name in ENDPOINTS):
+    disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    if disabled or not any(environment.get(name) for name in ENDPOINTS):
         return None
     protocol = next((environment[name] for name in PROTOCOLS if environment.get(name)), None)
     if protocol not in {None, "http/protobuf"}:

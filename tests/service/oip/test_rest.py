@@ -165,6 +165,9 @@ def change(**fields):
         ({}, "inputs: Field required"),
         ({"inputs": json_inputs()[1:]}, "'values' is missing"),
         ({"inputs": [json_inputs()[0]] * 2}, "given twice"),
+        ({"inputs": json_inputs(), "outputs": [{}] * 3}, "outputs: List should have at most 2"),
+        ({"inputs": json_inputs(), "outputs": 1}, "outputs: Input should be a valid"),
+        ({"inputs": json_inputs(), "parameters": []}, "parameters: Input should be"),
         (change(name="x"), "'values' or 'lengths'"),
         (change(datatype="BYTES"), "datatype"),
         (change(datatype="FP16"), "no JSON form"),
@@ -362,3 +365,38 @@ def test_a_model_may_have_any_name(tmp_path, name):
         assert (await client.post(f"{path}/ready")).status_code == 405
 
     ask(Engine.load(tmp_path / "m"), talk)
+
+
+def test_null_is_no_value(engine):
+    inputs = [given | {"parameters": None} for given in json_inputs()]
+    outputs = [{"name": "embeddings", "parameters": None}]
+
+    async def talk(client):
+        for fields in (
+            {"id": None, "parameters": None, "outputs": None},
+            {"outputs": outputs},
+        ):
+            answer = await client.post(INFER, json={"inputs": inputs, **fields})
+            assert answer.status_code == 200, answer.text
+            (output,) = answer.json()["outputs"]
+            assert np.array(output["data"], np.float32).tobytes() == expected(engine).tobytes()
+
+    ask(engine, talk)
+
+
+def test_an_error_is_short_whatever_was_wrong(engine):
+    async def talk(client):
+        for wrong in (
+            {"outputs": [{}] * 20_000},
+            {f"field-{i}": 1 for i in range(3000)},
+            {"x" * 50_000: 1},
+            {"parameters": {"x" * 50_000: 1}},
+        ):
+            answer = await client.post(INFER, json={"inputs": json_inputs(), **wrong})
+            assert answer.status_code == 422
+            assert len(answer.content) < 2000
+        fields = {f"field-{i}": 1 for i in range(3000)}
+        answer = await client.post(INFER, json={"inputs": json_inputs(), **fields})
+        assert answer.json()["error"].endswith("; and 2990 more")
+
+    ask(engine, talk)
