@@ -183,11 +183,9 @@ class EmbeddingService:
             encoding = incoming.headers.get("content-encoding")
             if encoding is not None:
                 # In a thread, for a few bytes may become very many.
-                packed, body = (
-                    body,
-                    await self._requests.in_thread(partial(decompress, body, encoding, limit)),
-                )
-                lease.grow(max(0, len(body) - len(packed)))
+                work = partial(decompress, body, encoding, limit)
+                body = await self._requests.in_thread(work)
+                lease.grow(max(0, len(body) - lease.size))
             content, headers = await self.embed(
                 body, form, served, received, deadline, partial(while_connected, incoming.receive)
             )

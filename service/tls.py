@@ -2,9 +2,9 @@
 
 An event loop that serves TLS by itself tells of a connection only once its handshake is done, so
 that clients which send nothing would be held for a minute each, and as many as there are. So
-connections are accepted here. A handshake is done within
-`header_seconds`, and at most `max_connections` are under way: one more is closed at once, for
-before a handshake there is no way to say why.
+connections are accepted here. A handshake is done within `header_seconds`, and at most
+`max_connections` are under way: one more is closed at once, for before a handshake there is no way
+to say why.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from service.metrics import Metrics
 from service.settings import Settings, SettingsError
 
 # Before another connection is accepted, where one could not be.
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 1.0
 
 log = logging.getLogger("tritserve")
 
@@ -79,8 +79,11 @@ class Handshakes:
         while True:
             try:
                 connection, _ = await loop.sock_accept(listener)
+            except ConnectionError:
+                # The client has left already.
+                continue
             except OSError as error:
-                # Too many files are open, or the client has left already.
+                # Too many files are open, most likely.
                 log.error("a connection cannot be accepted: %s", error)
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
