@@ -2,16 +2,31 @@
 
 from pydantic import ValidationError
 
+MAX_EXPLAINED = 10
+MAX_PART = 100
+MAX_REASON = 500
+
 
 class UserError(ValueError):
     """A file, an array or a setting that does not fit; the message says what would."""
 
 
 def explain(error: ValidationError) -> str:
-    """What pydantic found, as `field: reason` for each field."""
-    return "; ".join(
-        ".".join(str(part) for part in detail["loc"])
+    """What pydantic found, as `field: reason` for each of the first fields.
+
+    It may be an answer to who sent thousands of wrong fields with long names: it stays short.
+    """
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    parts = [
+        ".".join(_shorten(str(part), MAX_PART) for part in detail["loc"])
         + (": " if detail["loc"] else "")
-        + detail["msg"]
-        for detail in error.errors(include_url=False, include_context=False)
-    )
+        + _shorten(detail["msg"], MAX_REASON)
+        for detail in found[:MAX_EXPLAINED]
+    ]
+    if len(found) > MAX_EXPLAINED:
+        parts.append(f"and {len(found) - MAX_EXPLAINED} more")
+    return "; ".join(parts)
+
+
+def _shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,7 +1,8 @@
 """The packed file: a BitNet with its weights at 1.6 (ternary) or 1.0 (binary) bits each.
 
 It is a safetensors file. Its metadata has exactly four keys: `format` (`tritserve/1`), `config`
-(the ModelConfig as JSON), `name`, and `training` (JSON: what it was trained on and scored).
+(the ModelConfig as JSON), `name` (1 to 200 letters), and `training` (JSON: what it was trained on
+and scored).
 
 Each BitLinear `L`, with weights `[out, in]`, is
 
@@ -36,6 +37,7 @@ from pydantic import ValidationError
 from model.config import ModelConfig, Quantize
 from model.errors import UserError, explain
 from model.layout import Layout, layout
+from model.recipe import MAX_NAME
 from model.sequences import FloatArray
 from model.tensors import save_tensors
 from model.trits import Bytes, TritError, Trits, packed_size, unpack_binary, unpack_ternary
@@ -201,6 +203,11 @@ def parse(data: bytes) -> PackedModel:
     if set(metadata) != METADATA_KEYS:
         raise PackedFileError(
             f"metadata keys are {sorted(metadata)}; they must be {sorted(METADATA_KEYS)}"
+        )
+    if not 1 <= len(metadata["name"]) <= MAX_NAME:
+        letters = len(metadata["name"])
+        raise PackedFileError(
+            f"metadata 'name' has {letters} letters; it must have 1 to {MAX_NAME}"
         )
     try:
         config = ModelConfig.model_validate_json(metadata["config"])

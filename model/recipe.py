@@ -89,7 +89,7 @@ class Recipe(_Table):
     """What to train, on what, and how."""
 
     name: str = Field(min_length=1, max_length=MAX_NAME)
-    """What a service calls the model; any text."""
+    """What a service calls the model; any text, such as `lab/vowels`."""
     dataset: Path = Field(strict=False)
     """An `.npz` as `data/README.md` tells; relative to the recipe's folder."""
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -168,7 +168,10 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == WrongMethodError.status:
-        allow = (error.headers or {}).get("Allow", "").replace("GET", "GET, HEAD")
+        methods = (error.headers or {}).get("Allow", "").split(", ")
+        if "GET" in methods and "HEAD" not in methods:
+            methods.insert(1 + methods.index("GET"), "HEAD")
+        allow = ", ".join(methods)
         message = f"{path} does not take {request.method}, only {allow}"
         return await _answer_error(request, WrongMethodError(message, allow=allow))
     return await _answer_error(request, UnknownPathError(f"nothing is served at {path}"))

@@ -12,16 +12,15 @@ sends a byte now and then would hold a connection for ever. This is its HTTP pro
   not taken for a dead one: each gets one answer, a refusal to whatever does not ask for health.
   The next one is told so at once and closed.
 
-Bodies are the application's part (`body.py`): it knows when it waits for one.
+Handshakes are bounded in `tls.py`. Bodies are the application's part (`body.py`): it knows when it
+waits for one.
 """
 
 import asyncio
 import re
-import ssl
 from typing import Any, ClassVar
 
 import orjson
-from pydantic import SecretStr
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -35,7 +34,7 @@ from service.errors import (
 from service.metrics import Metrics
 from service.paths import is_health
 from service.security import SECURITY_HEADERS
-from service.settings import Settings, SettingsError
+from service.settings import Settings
 
 SPARE_CONNECTIONS = 8
 
@@ -45,27 +44,6 @@ _UPGRADE = re.compile(rb"(\r\n)upgrade[ \t]*:", re.IGNORECASE)
 def guarded(settings: Settings, metrics: Metrics) -> type[HttpToolsProtocol]:
     """The protocol with the limits of `settings`; uvicorn makes one for each connection."""
     return type("Guarded", (_Guarded,), {"limits": settings, "metrics": metrics})
-
-
-def tls_options(settings: Settings) -> dict[str, Any]:
-    """What uvicorn is told of TLS.
-
-    Raises:
-        SettingsError: the certificate or its key cannot be used.
-    """
-    if settings.ssl_certfile is None:
-        if settings.ssl_keyfile or settings.ssl_keyfile_password:
-            raise SettingsError("TRITSERVE_SSL_KEYFILE is of no use without TRITSERVE_SSL_CERTFILE")
-        return {}
-    cert, key = settings.ssl_certfile, settings.ssl_keyfile
-    # Without any password, OpenSSL would ask for that of a locked key on the terminal.
-    password = (settings.ssl_keyfile_password or SecretStr("")).get_secret_value()
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password)
-    except OSError as error:
-        files = f"{cert} and {key or 'the key in it'}"
-        raise SettingsError(f"TLS: {files} cannot be used: {error}") from error
-    return {"ssl_certfile": cert, "ssl_keyfile": key, "ssl_keyfile_password": password}
 
 
 def _without_upgrade(data: bytes) -> bytes:

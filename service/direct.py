@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.answers import bug_answer, error_answer
-from service.errors import ServiceError
+from service.errors import ServiceError, UnknownPathError
 from service.incoming import Incoming
 
 Injected = Annotated[Incoming, Depends(Incoming.of)]
@@ -41,6 +41,11 @@ class DirectPosts:
         self._routes = [route for route in routes if isinstance(route, _DirectRoute)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].endswith("\n"):
+            # The `$` of every route's pattern matches before it too.
+            error = UnknownPathError(f"nothing is served at {scope['path']}")
+            await error_answer(error, scope["path"])(scope, receive, send)
+            return
         if scope["type"] == "http" and scope["method"] == "POST":
             path = scope["path"]
             for route in self._routes:

@@ -16,7 +16,8 @@ from fastapi import Response
 from model.engine import Engine
 from model.packed import PackedFileError
 from model.sequences import Sequences
-from service.body import BodyBudget, Lease, read_body, while_connected
+from service.accepted import Accepted, AcceptedRequests
+from service.body import BodyBudget, read_body, while_connected
 from service.compression import decompress
 from service.errors import InvalidError, UnavailableError
 from service.forms import Form
@@ -48,24 +49,6 @@ async def _wait(work: Coroutine[Any, Any, Result]) -> Result:
     return await work
 
 
-class Accepted:
-    """A request's hold on the model that answers it, and on the memory that its body takes."""
-
-    __slots__ = ("_lease", "_served")
-
-    def __init__(self, served: ServedModel, lease: Lease) -> None:
-        self._served = served
-        self._lease = lease
-
-    def __enter__(self) -> tuple[ServedModel, Lease]:
-        self._served.users += 1
-        return self._served, self._lease
-
-    def __exit__(self, *_: object) -> None:
-        self._served.users -= 1
-        self._lease.give_back()
-
-
 class EmbeddingService:
     """The served model, and the life of the service around it.
 
@@ -83,7 +66,7 @@ class EmbeddingService:
         self._started = False
         self._refusing = False
         self._reloading = asyncio.Lock()
-        self._bodies = BodyBudget(settings.max_bodies_bytes)
+        self._requests = AcceptedRequests(BodyBudget(settings.max_bodies_bytes))
         # Models that were replaced and still answer what they had accepted.
         self._retiring: dict[ServedModel, asyncio.Task[bool]] = {}
         self._refreshing: asyncio.Task[None] | None = None
@@ -107,6 +90,8 @@ class EmbeddingService:
         retired = asyncio.gather(*self._retiring.values())
         last = self.served.retire(self.settings.drain_seconds)
         self.finished = all([await last, *await retired])
+        if not self.finished:
+            self._requests.give_up()
         if self._refreshing:
             self._refreshing.cancel()
 
@@ -186,7 +171,7 @@ class EmbeddingService:
         """
         if not (self.draining and not self._refusing):
             self.check_ready()
-        return Accepted(self.served, Lease(self._bodies))
+        return Accepted(self._requests, self.served)
 
     async def answer(self, incoming: Incoming, form: Form) -> Response:
         """One request for embeddings over HTTP, written in a form."""
@@ -198,8 +183,9 @@ class EmbeddingService:
             encoding = incoming.headers.get("content-encoding")
             if encoding is not None:
                 # In a thread, for a few bytes may become very many.
-                packed, body = body, await _in_thread(partial(decompress, body, encoding, limit))
-                lease.grow(max(0, len(body) - len(packed)))
+                work = partial(decompress, body, encoding, limit)
+                body = await self._requests.in_thread(work)
+                lease.grow(max(0, len(body) - lease.size))
             content, headers = await self.embed(
                 body, form, served, received, deadline, partial(while_connected, incoming.receive)
             )
@@ -234,7 +220,7 @@ class EmbeddingService:
             return asked, *truncate(asked.sequences, asked.options.overlong, max_timesteps)
 
         with stage("decode"):
-            asked, sequences, truncated = await _aside(len(body), form.content_type, decode)
+            asked, sequences, truncated = await self._aside(len(body), form.content_type, decode)
         result = await wait(served.compute(sequences, deadline))
 
         def encode() -> tuple[bytes, dict[str, str]]:
@@ -251,33 +237,19 @@ class EmbeddingService:
             return encoded
 
         with stage("encode"):
-            encoded = await _aside(result.rows.nbytes, form.answer_type, encode)
+            encoded = await self._aside(result.rows.nbytes, form.answer_type, encode)
         self.metrics.timesteps.inc(len(sequences.values))
         return encoded
+
+    async def _aside(self, size: int, media_type: str | None, work: Callable[[], T]) -> T:
+        """Runs `work` here if it is quick, in a thread if it would hold up other requests."""
+        limit = INLINE_BINARY_BYTES if media_type in INLINE_TYPES else INLINE_JSON_BYTES
+        return work() if size <= limit else await self._requests.in_thread(work)
 
 
 def _timing(result: Result, total: float) -> dict[str, float]:
     seconds = {"queue": result.queue_seconds, "compute": result.compute_seconds, "total": total}
     return {name: round(1e3 * value, 3) for name, value in seconds.items()}
-
-
-async def _aside(size: int, media_type: str | None, work: Callable[[], T]) -> T:
-    """Runs `work` here if it is quick, in a thread if it would hold up other requests."""
-    limit = INLINE_BINARY_BYTES if media_type in INLINE_TYPES else INLINE_JSON_BYTES
-    return work() if size <= limit else await _in_thread(work)
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Runs `work` in a thread; if cancelled, only when it is through, for it holds memory."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
-    finally:
-        # Its exception leads to this frame, and both to what was asked.
-        del running
 
 
 def read_deadline(text: str | None, received: float) -> float | None:

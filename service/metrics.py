@@ -28,7 +28,11 @@ SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 # prometheus_client looks for it when it is imported.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
-REFUSALS = ("slow_headers", "large_headers", "malformed", "slow_reader", "too_many")
+REFUSALS = (
+    *("slow_headers", "large_headers", "malformed", "slow_reader", "too_many"),
+    # Of TLS, that failed or took too long.
+    "handshake",
+)
 
 
 class Metrics:
@@ -141,7 +145,8 @@ class Metrics:
         )
         self.refused_connections = Counter(
             "tritserve_refused_connections",
-            "Connections that were closed for what their client did, or because of too many.",
+            "Connections that were closed for what their client did, or because of too many; "
+            "gRPC calls too, of which there were too many.",
             ["reason"],
             registry=registry,
         )

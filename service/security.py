@@ -21,8 +21,8 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-_ALLOWED = ["Authorization", "Content-Type", "X-Request-Timeout-Ms", "X-Request-ID", "traceparent"]
-_ALLOWED += ["Inference-Header-Content-Length"]
+_ALLOWED = ["Authorization", "Content-Type", "Content-Encoding", "Inference-Header-Content-Length"]
+_ALLOWED += ["X-Request-Timeout-Ms", "X-Request-ID", "traceparent", "tracestate"]
 _EXPOSED = ["Retry-After", "Server-Timing", "X-Request-ID", "traceresponse"]
 _EXPOSED += ["Tritserve-Model", "Tritserve-Revision", "Tritserve-Truncated"]
 _EXPOSED += ["Inference-Header-Content-Length"]

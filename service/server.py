@@ -1,8 +1,9 @@
 """One server process, from settings to exit.
 
 A first SIGTERM or SIGINT makes the service say that it is not ready, finishes every accepted
-request, and ends the process with status 0. A second one ends it at once, with status 1. SIGHUP
-loads the packed file again; if it is broken, the old model goes on serving.
+request, and ends the process with status 0. What is not finished after `drain_seconds` is answered
+503, and the status is 1. A second signal ends it at once, with status 1. SIGHUP loads the packed
+file again; if it is broken, the old model goes on serving.
 """
 
 import asyncio
@@ -11,21 +12,26 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
 
 from service import logs, tracing
 from service.app import create_app
-from service.connections import guarded, tls_options
+from service.connections import guarded
 from service.embedding import EmbeddingService
 from service.oip import grpc_extra
 from service.served import load_engine
 from service.settings import Settings
+from service.tls import Handshakes, tls_context
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 log = logging.getLogger("tritserve")
 
@@ -37,9 +43,18 @@ SWITCH_SECONDS = 50e-6
 class _Server(uvicorn.Server):
     """uvicorn's server with our signals."""
 
-    def __init__(self, config: uvicorn.Config, service: EmbeddingService) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: EmbeddingService,
+        traces: "TracerProvider | None",
+        context: ssl.SSLContext | None,
+    ) -> None:
         super().__init__(config)
         self._service = service
+        self._traces = traces
+        self._context = context
+        self._accepting: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @contextmanager
@@ -57,6 +72,41 @@ class _Server(uvicorn.Server):
         log.info("%s: finishing what was accepted", signal.Signals(sig).name)
         self._start(self._exit_when_finished)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._context is None or sockets is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        settings, metrics = self._service.settings, self._service.metrics
+        handshakes = Handshakes(self._make_protocol, self._context, settings, metrics)
+        for listener in sockets:
+            self._accepting.append(asyncio.create_task(handshakes.accept(listener)))
+            log.info("listening on https://%s:%d", settings.host, listener.getsockname()[1])
+
+    def _make_protocol(self) -> Any:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        await super().shutdown(sockets)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().serve(sockets)
+        # Leaving the event loop, or the interpreter, would wait for threads, whatever they do.
+        self._leave()
+
+    def _leave(self) -> NoReturn:
+        if self._traces:
+            tracing.finish(self._traces)
+        if not self._service.finished:
+            seconds = self._service.settings.drain_seconds
+            log.error("not everything was finished in %g seconds", seconds)
+        os._exit(0 if self._service.finished else 1)
+
     async def _exit_when_finished(self) -> None:
         await self._service.finish()
         self.should_exit = True
@@ -71,7 +121,7 @@ def check(settings: Settings) -> None:
     """Raises SettingsError for settings that would keep a server process from starting."""
     settings.read_api_keys()
     grpc_extra.check(settings)
-    tls_options(settings)
+    tls_context(settings)
     grpc_extra.check_port(settings)
     if traces := tracing.start(os.environ):
         tracing.finish(traces)
@@ -82,7 +132,7 @@ def run(
     listener: socket.socket | None = None,
     reload_others: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serves until a signal ends it.
+    """Serves until a signal ends the process.
 
     Args:
         settings: of the service.
@@ -97,13 +147,15 @@ def run(
     traces = tracing.start(os.environ)
     app = create_app(settings, load_engine(settings), traces, reload_others)
     service: EmbeddingService = app.state.service
+    context = tls_context(settings)
+    if context and listener is None:
+        listener = settings.listen(settings.port)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         http=guarded(settings, service.metrics),
         ws="none",
-        **tls_options(settings),
         access_log=False,
         proxy_headers=False,
         log_config=None,
@@ -116,10 +168,4 @@ def run(
     # What is there now lives as long as the process: no use in looking through it for garbage.
     gc.collect()
     gc.freeze()
-    _Server(config, service).run([listener] if listener else None)
-    if traces:
-        tracing.finish(traces)
-    if not service.finished:
-        log.error("not everything was finished in %g seconds", settings.drain_seconds)
-        # The engine's thread cannot be stopped, and leaving in order would wait for it.
-        os._exit(1)
+    _Server(config, service, traces, context).run([listener] if listener else None)

@@ -58,13 +58,14 @@ class Settings(BaseSettings):
     body_seconds: float = Field(default=30.0, gt=0.0)
     """How long a body may take to arrive; then the answer is 408."""
     header_seconds: float = Field(default=10.0, gt=0.0)
-    """How long a request's line and headers may take to arrive, or a connection stay unused."""
+    """How long a request's line and headers may take to arrive, a TLS handshake, or a connection
+    stay unused."""
     max_header_bytes: int = Field(default=32 * 1024, ge=256)
     send_seconds: float = Field(default=30.0, gt=0.0)
     """After this long without taking anything of its answer, a client is cut off."""
     max_connections: int = Field(default=1000, ge=1)
     """Connections open at once, in each worker, but for a few more that only health is asked on;
-    over gRPC, calls."""
+    beside them, TLS handshakes; over gRPC, calls, but for those that ask for health."""
     max_sequences: int = Field(default=65_536, ge=1)
     """Sequences in one request."""
     max_request_timesteps: int = Field(default=1_000_000, ge=1)

@@ -42,7 +42,8 @@ def start(environment: Mapping[str, str]) -> "TracerProvider | None":
     Raises:
         SettingsError: it is asked for, but cannot be had.
     """
-    if not any(environment.get(name) for name in ENDPOINTS):
+    disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    if disabled or not any(environment.get(name) for name in ENDPOINTS):
         return None
     protocol = next((environment[name] for name in PROTOCOLS if environment.get(name)), None)
     if protocol not in {None, "http/protobuf"}:
@@ -173,7 +174,7 @@ class Traced:
                 await self.app(scope, receive, answer)
             finally:
                 # As it was declared; None where a path leads nowhere.
-                route = getattr(scope.get("route"), "path", None)
+                route = getattr(scope.get("route"), "path_format", None)
                 if route is not None:
                     server.span.update_name(f"{scope['method']} {route}")
                     server.span.set_attribute("http.route", route)

@@ -50,9 +50,11 @@ def random_bitnet(seed: int = 0, **options) -> BitNet:
     return model
 
 
-def random_packed(path: Path, seed: int = 0, **options) -> tuple[BitNet, PackedModel]:
+def random_packed(
+    path: Path, seed: int = 0, name: str = "random", **options
+) -> tuple[BitNet, PackedModel]:
     model = random_bitnet(seed, **options)
-    return model, export(model, path, name="random", training={"seed": seed})
+    return model, export(model, path, name=name, training={"seed": seed})
 
 
 def torch_embed(model: BitNet, batch: Sequences) -> np.ndarray:

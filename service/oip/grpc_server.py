@@ -56,6 +56,8 @@ OPEN_METHODS = {"ServerLive", "ServerReady"}
 # The messages of the others are empty, and not looked at.
 NAMING_METHODS = {"ModelReady", "ModelMetadata"}
 MAX_DESCRIBE_BYTES = 4096
+# For health, and for telling others that there are too many; beyond, gRPC refuses by itself.
+SPARE_CALLS = 128
 CONNECTION_MS = 300_000
 MAX_STREAMS = 128
 
@@ -115,7 +117,8 @@ async def serving_grpc(
         # Workers share the port; anybody else on it is a mistake.
         ("grpc.so_reuseport", int(settings.workers > 1)),
     ]
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=settings.max_connections)
+    most = settings.max_connections + SPARE_CALLS
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=most)
     calls = _Calls(service, traces)
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         name: grpc.stream_unary_rpc_method_handler(partial(calls.answer, name)) for name in METHODS
@@ -153,6 +156,7 @@ class _Calls:
         self._reading = asyncio.Semaphore(
             max(1, settings.max_bodies_bytes // settings.grpc_message_bytes)
         )
+        self._open = 0
         self._log: FilteringBoundLogger = structlog.get_logger().bind()
 
     async def answer(self, method: str, _: AsyncIterator[bytes], context: Context) -> bytes:
@@ -204,8 +208,22 @@ class _Calls:
             self._log.log(level, "request", method="gRPC", **fields)
 
     async def _answer(self, method: str, metadata: dict[bytes, bytes], context: Context) -> bytes:
-        guarded = self._keys and method not in OPEN_METHODS
-        if guarded and not is_one_of(bearer(metadata.get(b"authorization")), self._keys):
+        if method in OPEN_METHODS:
+            return self._describe(method, b"")
+        limit = self._service.settings.max_connections
+        if self._open >= limit:
+            self._service.metrics.refused_connections.labels("too_many").inc()
+            raise UnavailableError(f"{limit} calls are open; there are no more")
+        self._open += 1
+        try:
+            return await self._answer_counted(method, metadata, context)
+        finally:
+            self._open -= 1
+
+    async def _answer_counted(
+        self, method: str, metadata: dict[bytes, bytes], context: Context
+    ) -> bytes:
+        if self._keys and not is_one_of(bearer(metadata.get(b"authorization")), self._keys):
             raise UnauthorizedError("this needs an API key: authorization: Bearer <key>")
         if method == "ModelInfer":
             return await self._infer(context)
@@ -215,8 +233,7 @@ class _Calls:
                 f"the message has {len(message)} bytes; one of {method} has at most "
                 f"{MAX_DESCRIBE_BYTES}"
             )
-        serialized: bytes = self._describe(method, message).SerializeToString()
-        return serialized
+        return self._describe(method, message)
 
     async def _read(self, context: Context) -> bytes:
         seconds = self._service.settings.body_seconds
@@ -242,7 +259,11 @@ class _Calls:
             answer, _ = await self._service.embed(body, form, served, received, deadline)
             return answer
 
-    def _describe(self, method: str, body: bytes) -> Any:
+    def _describe(self, method: str, body: bytes) -> bytes:
+        serialized: bytes = self._description(method, body).SerializeToString()
+        return serialized
+
+    def _description(self, method: str, body: bytes) -> Any:
         service = self._service
         if method == "ServerLive":
             return ServerLiveResponse(live=_holds(service.check_live))

@@ -24,6 +24,11 @@ from service.schemas import (
 _OIP_ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 _describe = partial(describe_errors, schema=_OIP_ERROR)
 
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {**schema, "type": [schema["type"], "null"]}
+
+
 HEALTH: dict[str, Any] = {"responses": _describe(*HEALTH_ERRORS)}
 SERVER: dict[str, Any] = {"responses": _describe(*KEYED_ERRORS)}
 MODEL: dict[str, Any] = {"responses": _describe(*KEYED_ERRORS, errors.UnknownPathError)}
@@ -62,21 +67,23 @@ _INPUT = extend(
         shape=_SHAPE,
     ),
     data=_NUMBERS,
-    parameters=_BYTES,
+    parameters=_or_null(_BYTES),
 )
 _OUTPUT = extend(
     record(name={"type": "string", "enum": ["embeddings", "scales"]}),
-    parameters=record(binary_data={"type": "boolean"}),
+    parameters=_or_null(record(binary_data={"type": "boolean"})),
 )
 _INFER_SCHEMA = extend(
     record(inputs={"type": "array", "minItems": 1, "maxItems": 2, "items": _INPUT}),
-    id={"type": "string"},
-    parameters={
-        "type": "object",
-        "properties": {**option_schemas(), "binary_data_output": {"type": "boolean"}},
-        "additionalProperties": False,
-    },
-    outputs={"type": "array", "maxItems": 2, "items": _OUTPUT},
+    id=_or_null({"type": "string"}),
+    parameters=_or_null(
+        {
+            "type": "object",
+            "properties": {**option_schemas(), "binary_data_output": {"type": "boolean"}},
+            "additionalProperties": False,
+        }
+    ),
+    outputs=_or_null({"type": "array", "maxItems": 2, "items": _OUTPUT}),
 )
 _INFER_ANSWER_SCHEMA = record(
     model_name={"type": "string"},

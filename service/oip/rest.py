@@ -12,10 +12,10 @@ binary data extension.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from model.errors import explain
 from service.errors import InvalidError, UnparseableError
@@ -41,6 +41,11 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 SHORT_JSON_BYTES = 4096
 
 
+# Generated clients often write optional fields that are not there as null.
+_NoneIsEmpty = BeforeValidator(lambda given: {} if given is None else given)
+_NoneIsNothing = BeforeValidator(lambda given: [] if given is None else given)
+
+
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -53,7 +58,7 @@ class _Input(_Message):
     name: Literal["values", "lengths"]
     shape: list[int] = Field(min_length=1, max_length=3)
     datatype: Literal["FP16", "FP32", "FP64", "INT32", "INT64"]
-    parameters: _InputParameters = _InputParameters()
+    parameters: Annotated[_InputParameters, _NoneIsEmpty] = _InputParameters()
     # Where its numbers were cut out, their place.
     data: list[Any] | None = None
 
@@ -64,7 +69,7 @@ class _OutputParameters(_Message):
 
 class _Output(_Message):
     name: Literal["embeddings", "scales"]
-    parameters: _OutputParameters = _OutputParameters()
+    parameters: Annotated[_OutputParameters, _NoneIsEmpty] = _OutputParameters()
 
 
 class _Parameters(Options):
@@ -75,9 +80,9 @@ class _Parameters(Options):
 
 class _Request(_Message):
     id: str | None = None
-    parameters: _Parameters = _Parameters()
+    parameters: Annotated[_Parameters, _NoneIsEmpty] = _Parameters()
     inputs: list[_Input] = Field(min_length=1, max_length=2)
-    outputs: list[_Output] = []
+    outputs: Annotated[list[_Output], Field(max_length=2), _NoneIsNothing] = []
 
 
 class InferForm:

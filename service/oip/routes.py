@@ -4,12 +4,31 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
+from starlette.convertors import Convertor, register_url_convertor
 
 from service.direct import Injected, add_direct_post
 from service.embedding import EmbeddingService
 from service.errors import InvalidError
 from service.oip import openapi, tensors
 from service.oip.rest import InferForm
+
+
+class _ModelName(Convertor[str]):
+    """Any text; one with slashes does not end like the path of something else."""
+
+    regex = r"(?:[^/]+|(?s:.+)(?<!/infer)(?<!/ready))"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("model", _ModelName())
+MODEL = "/models/{name:model}"
+# Before the model's own, for a name may look like one with a version.
+VERSION = MODEL + "/versions/{model_version}"
 
 
 def add_oip(app: FastAPI, service: EmbeddingService) -> None:
@@ -33,15 +52,11 @@ def add_oip(app: FastAPI, service: EmbeddingService) -> None:
         service.check_ready()
         return {"ready": True}
 
-    @router.get("/models/{name}", **openapi.MODEL)
-    @router.get("/models/{name}/versions/{model_version}", **openapi.MODEL)
     async def model(name: str, model_version: str | None = None) -> dict[str, Any]:
         check_model(name, model_version)
         config = service.served.engine.model.config
         return tensors.model_metadata(name, config.embed_dim, config.hidden_size)
 
-    @router.get("/models/{name}/ready", **openapi.MODEL_READY)
-    @router.get("/models/{name}/versions/{model_version}/ready", **openapi.MODEL_READY)
     async def model_ready(name: str, model_version: str | None = None) -> dict[str, Any]:
         check_model(name, model_version)
         service.check_ready()
@@ -55,6 +70,10 @@ def add_oip(app: FastAPI, service: EmbeddingService) -> None:
             )
         return await service.answer(incoming, InferForm(incoming.headers))
 
+    for path in (VERSION, MODEL):
+        router.get(f"{path}/ready", **openapi.MODEL_READY)(model_ready)
+        router.get(path, **openapi.MODEL)(model)
+    # A path is looked for in this order: `infer` before a name that might end so.
+    for path in (VERSION, MODEL):
+        add_direct_post(app, f"/v2{path}/infer", infer, **openapi.INFER)
     app.include_router(router)
-    for path in ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{model_version}/infer"):
-        add_direct_post(app, path, infer, **openapi.INFER)

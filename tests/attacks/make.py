@@ -102,6 +102,8 @@ ATTACKS: dict[str, Callable[[bytes], bytes]] = {
     "metadata_key_unknown": edit(lambda h: h["__metadata__"].update(extra="1")),
     "metadata_key_missing": edit(lambda h: h["__metadata__"].pop("training")),
     "format_from_the_future": edit(lambda h: h["__metadata__"].update(format="tritserve/2")),
+    "name_empty": edit(lambda h: h["__metadata__"].update(name="")),
+    "name_too_long": edit(lambda h: h["__metadata__"].update(name="x" * 20_000)),
     "training_not_json": edit(lambda h: h["__metadata__"].update(training="{")),
     "training_nested": edit(lambda h: h["__metadata__"].update(training="[" * 100_000)),
     "training_not_an_object": edit(lambda h: h["__metadata__"].update(training="[1]")),

@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,15 +19,16 @@ def serving(
     log: Path,
     environment: dict[str, str] | None = None,
     verify: ssl.SSLContext | None = None,
+    program: Sequence[str | Path] = ("-m", "service.cli"),
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Yields the base URL and the process once the service is ready.
 
-    It is asked over TLS if `verify` says whom to trust.
+    It is asked over TLS if `verify` says whom to trust. `program` is what Python runs.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), *arguments]
+    command = [sys.executable, *program, "serve", "--port", str(port), *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(part) for part in command],

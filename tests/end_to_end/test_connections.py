@@ -16,7 +16,7 @@ import pytest
 
 from service.connections import SPARE_CONNECTIONS
 from tests.builders import random_packed
-from tests.end_to_end.server import refused_start, serving
+from tests.end_to_end.server import refused_start, serving, wait_for
 
 LIMITS = {
     "TRITSERVE_HEADER_SECONDS": "0.5",
@@ -406,7 +406,8 @@ def test_an_upgrade_that_is_offered_is_ignored(url, apart):
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")
-def test_tls(tmp_path):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_tls(tmp_path, workers):
     cert, key = certificate(tmp_path)
     environment = {
         "TRITSERVE_SSL_CERTFILE": str(cert),
@@ -414,7 +415,9 @@ def test_tls(tmp_path):
         "TRITSERVE_HEADER_SECONDS": "0.5",
     }
     trust = ssl.create_default_context(cafile=cert)
-    with serving(log=tmp_path / "log", environment=environment, verify=trust) as (url, process):
+    with serving(
+        "--workers", workers, log=tmp_path / "log", environment=environment, verify=trust
+    ) as (url, process):
         assert url.startswith("https://")
         body = {"sequences": [[[0.0] * 12]]}
         answer_ = httpx.post(f"{url}/embed", json=body, verify=trust)
@@ -434,6 +437,61 @@ def test_tls(tmp_path):
         assert seconds < 2
         process.terminate()
         assert process.wait(10) == 0
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")
+def test_handshakes_are_bounded_in_time_and_number(tmp_path):
+    cert, key = certificate(tmp_path)
+    environment = {
+        "TRITSERVE_SSL_CERTFILE": str(cert),
+        "TRITSERVE_SSL_KEYFILE": str(key),
+        "TRITSERVE_HEADER_SECONDS": "2",
+        "TRITSERVE_MAX_CONNECTIONS": "3",
+    }
+    trust = ssl.create_default_context(cafile=cert)
+
+    def ended(connection):
+        with suppress(ConnectionError):
+            return connection.recv(65536) == b""
+        return True
+
+    with serving(log=tmp_path / "log", environment=environment, verify=trust) as (url, _):
+        plain = url.replace("https", "http")
+        start = time.monotonic()
+        held = [connect(plain) for _ in range(3)]
+        # Half a record of a handshake, which goes no further.
+        held[2].sendall(b"\x16\x03\x01\x02\x00\x01")
+        with connect(plain) as connection:
+            assert ended(connection)
+        assert time.monotonic() - start < 1.5, "only the time limit ended it"
+        assert all(ended(connection) for connection in held)
+        assert 1.5 < time.monotonic() - start < 4
+        for connection in held:
+            connection.close()
+        # One that ends by itself, or is none, gives its place back at once.
+        for _ in range(20):
+            with connect(plain) as connection:
+                connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                with suppress(ConnectionError):
+                    assert b"HTTP" not in connection.recv(65536)
+            connect(plain).close()
+
+        def count(reason):
+            lines = httpx.get(f"{url}/metrics", verify=trust).text.splitlines()
+            series = f'tritserve_refused_connections_total{{reason="{reason}"}} '
+            (line,) = [line for line in lines if line.startswith(series)]
+            return float(line.removeprefix(series))
+
+        wait_for(lambda: count("handshake") + count("too_many") == 44)
+        assert count("handshake") > 30
+        # A request right behind the handshake's last message.
+        for _ in range(20):
+            with (
+                connect(plain) as raw,
+                trust.wrap_socket(raw, server_hostname="127.0.0.1") as connection,
+            ):
+                connection.sendall(GET + b"\r\n")
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")

@@ -1,11 +1,16 @@
 """A real server process: how it starts, drains, reloads and ends."""
 
+import json
+import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -18,6 +23,7 @@ from tests.end_to_end.server import refused_start, run_command, serving, wait_fo
 
 # Slow on purpose: a call of the engine takes a while, so that requests are caught in it.
 SLOW = {"embed_dim": 64, "hidden_size": 512, "num_layers": 4, "window_size": 500}
+SLOW_DECODING = (Path(__file__).with_name("slow_decoding.py"),)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +40,11 @@ def large_batch(count=24):
 def embed(url, batch):
     with Client(url, retry_seconds=0) as client:
         return client.embed(batch)
+
+
+def connect(url):
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
 
 
 def queued(url):
@@ -95,6 +106,100 @@ def test_what_cannot_finish_in_time_is_answered_and_the_process_ends(slow_model,
         with pytest.raises(RequestError, match="503 unavailable"):
             pending.result()
         assert process.wait(10) == 1
+
+
+def lines(log):
+    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_no_thread_keeps_the_process_alive(tmp_path, workers):
+    log = tmp_path / "log"
+    environment = {"TRITSERVE_DRAIN_SECONDS": "0.5"}
+    with (
+        serving("--workers", workers, log=log, environment=environment, program=SLOW_DECODING) as (
+            url,
+            process,
+        ),
+        ThreadPoolExecutor() as pool,
+        connect(url) as half_sent,
+    ):
+        content = b" " * 100_000
+        headers = {"Content-Type": "application/json"}
+        pending = [
+            pool.submit(httpx.post, f"{url}{path}", content=content, headers=headers, timeout=30)
+            for path in ("/embed", "/v2/models/japanese-vowels/infer")
+        ]
+        half_sent.sendall(
+            b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 9\r\n\r\n{"
+        )
+        wait_for(lambda: log.read_text().count("decoding") == 2)
+        start = time.monotonic()
+        process.terminate()
+        answer, infer = [future.result() for future in pending]
+        assert answer.status_code == 503
+        assert answer.json()["error"]["type"] == "unavailable"
+        assert answer.headers["retry-after"] == "1"
+        assert infer.status_code == 503
+        assert isinstance(infer.json()["error"], str)
+        received = b""
+        while data := half_sent.recv(65536):
+            received += data
+        assert received.startswith(b"HTTP/1.1 503 ")
+        assert b'"type":"unavailable"' in received
+        assert process.wait(20) == 1
+        assert time.monotonic() - start < 4
+    assert "Traceback" not in log.read_text()
+    requests = [line for line in lines(log) if line["event"] == "request"]
+    assert [line["status"] for line in requests if line["method"] == "POST"] == [503] * 3
+
+
+def test_no_thread_keeps_a_grpc_call_or_the_process_alive(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path / "log"
+    environment = {"TRITSERVE_DRAIN_SECONDS": "0.5", "TRITSERVE_GRPC_PORT": str(port)}
+    with (
+        serving(log=log, environment=environment, program=SLOW_DECODING) as (_, process),
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        pending = infer.future(bytes(3 * 2**20))
+        wait_for(lambda: "decoding" in log.read_text())
+        start = time.monotonic()
+        process.terminate()
+        refused = pending.exception(20)
+        assert refused.code() == grpc.StatusCode.UNAVAILABLE
+        assert "not done in time" in refused.details()
+        assert process.wait(20) == 1
+        assert time.monotonic() - start < 4
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_reload_that_does_not_end_keeps_nothing_alive(tmp_path):
+    model = tmp_path / "model.safetensors"
+    shutil.copy(DEFAULT_MODEL, model)
+    log = tmp_path / "log"
+    environment = {"TRITSERVE_ADMIN_KEY": "a long secret"}
+    key = {"Authorization": "Bearer a long secret"}
+    with (
+        serving("--model", model, log=log, environment=environment) as (url, process),
+        ThreadPoolExecutor() as pool,
+    ):
+        # Nobody ever writes what it would read.
+        model.unlink()
+        os.mkfifo(model)
+        pending = pool.submit(httpx.post, f"{url}/admin/reload", headers=key, timeout=30)
+        time.sleep(0.3)
+        process.terminate()
+        answer = pending.result()
+        assert answer.status_code == 503
+        assert answer.json()["error"]["type"] == "unavailable"
+        assert process.wait(10) == 0
+    (line,) = [line for line in lines(log) if line.get("route") == "/admin/reload"]
+    assert line["status"] == 503
 
 
 def test_new_requests_are_answered_during_the_drain_delay(tmp_path):

@@ -38,6 +38,8 @@ EXPECTED = {
     "metadata_key_missing": "metadata keys are ['config', 'format', 'name']",
     "metadata_key_unknown": "metadata keys are ['config', 'extra',",
     "metadata_missing": "'format' is None",
+    "name_empty": "'name' has 0 letters; it must have 1 to 200",
+    "name_too_long": "'name' has 20000 letters; it must have 1 to 200",
     "offsets_backwards": "overlap, leave a gap or run backwards",
     "scale_changed": "the golden vector cannot be computed",
     "scale_infinite": "query_key_value.scale' holds a value that is NaN or infinite",

@@ -159,6 +159,31 @@ def test_errors_have_one_form(engine, method, path, request_, status, error_type
     ask(engine, talk, max_body_bytes=900)
 
 
+def test_a_405_names_each_method_once(engine):
+    async def talk(client):
+        for path, allow in [
+            ("/info", "GET, HEAD"),
+            ("/docs/assets/swagger-ui.css", "GET, HEAD"),
+            ("/embed", "POST"),
+        ]:
+            answer = await client.delete(path)
+            assert answer.status_code == 405
+            assert answer.headers["allow"] == allow
+
+    ask(engine, talk)
+
+
+@pytest.mark.parametrize("path", ["/embed", "/info", "/health/live", "/v2/models/random/infer"])
+def test_a_line_break_is_part_of_a_path(engine, path):
+    async def talk(client):
+        for method in ("GET", "POST"):
+            answer = await client.request(method, f"{path}%0A", json=BODY)
+            assert answer.status_code == 404
+            assert "error" in answer.json()
+
+    ask(engine, talk)
+
+
 def test_a_body_that_hides_its_length_is_cut_off_at_the_limit(engine):
     sent = []
 

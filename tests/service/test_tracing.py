@@ -108,6 +108,9 @@ def test_requests_at_once_keep_their_spans_apart(engine, traces):
 def test_off_unless_an_endpoint_is_given(engine):
     assert tracing.start({}) is None
     assert tracing.start({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}) is None
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+    for text in ("true", "True"):
+        assert tracing.start(endpoint | {"OTEL_SDK_DISABLED": text}) is None
 
     async def talk(client):
         answer = await client.post("/embed", json=BODY, headers=TRACEPARENT)

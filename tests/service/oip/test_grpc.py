@@ -169,6 +169,8 @@ def test_refused_calls_leave_nothing_behind(engine):
         try:
             for _ in range(5):
                 assert "does not have" in (await refusal(call, "ModelInfer", wrong)).details()
+            # The last answer may be here before its call has ended over there.
+            await asyncio.sleep(0.2)
             assert tracemalloc.get_traced_memory()[0] < 2**20
         finally:
             tracemalloc.stop()
@@ -192,6 +194,32 @@ def test_streams_that_send_nothing_do_not_keep_others_out(engine):
             stream.cancel()
 
     ask(engine, talk, api_keys="key")
+
+
+def test_a_full_service_answers_health_and_tells_others(engine, caplog):
+    async def talk(call, app):
+        infer = call.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        held = [infer() for _ in range(3)]
+        await asyncio.sleep(0.1)
+        for _ in range(20):
+            assert (await call("ServerLive")).live
+            assert (await call("ServerReady")).ready
+        for method in ("ModelInfer", "ServerMetadata"):
+            error = await refusal(call, method)
+            assert error.code() == Code.UNAVAILABLE
+            assert error.details() == "3 calls are open; there are no more"
+            assert dict(error.trailing_metadata())["retry-after"] == "1"
+        assert metric(app, 'tritserve_refused_connections_total{reason="too_many"}') == 2
+        assert metric(app, 'tritserve_requests_total{route="grpc/ModelInfer",status="503"}') == 1
+        held.pop().cancel()
+        await asyncio.sleep(0.1)
+        assert (await call("ModelInfer", raw_request())).outputs
+        for stream in held:
+            stream.cancel()
+
+    with caplog.at_level("INFO", "tritserve.access"), capture_logs([add_noted]) as lines:
+        ask(engine, talk, max_connections=3)
+    assert [line["status"] for line in lines].count(503) == 2
 
 
 def test_messages_have_a_limit_of_their_own(engine):

@@ -3,17 +3,19 @@ import gzip
 import json
 import tracemalloc
 import zlib
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.engine import Engine
 from service.errors import InvalidError, ServiceError
 from service.media import OCTETS as BINARY
 from service.oip.rest import HEADER_LENGTH, InferForm
 from service.wire import Limits
-from tests.builders import random_batch
+from tests.builders import random_batch, random_packed
 from tests.service.live import ask
 
 BATCH = random_batch([1, 9, 4], 3)
@@ -163,6 +165,9 @@ def change(**fields):
         ({}, "inputs: Field required"),
         ({"inputs": json_inputs()[1:]}, "'values' is missing"),
         ({"inputs": [json_inputs()[0]] * 2}, "given twice"),
+        ({"inputs": json_inputs(), "outputs": [{}] * 3}, "outputs: List should have at most 2"),
+        ({"inputs": json_inputs(), "outputs": 1}, "outputs: Input should be a valid"),
+        ({"inputs": json_inputs(), "parameters": []}, "parameters: Input should be"),
         (change(name="x"), "'values' or 'lengths'"),
         (change(datatype="BYTES"), "datatype"),
         (change(datatype="FP16"), "no JSON form"),
@@ -332,3 +337,66 @@ def test_memory_for_bodies_is_counted_as_decompressed(engine):
         assert answer.status_code == 200, answer.text
 
     ask(engine, talk, max_bodies_bytes=50_000)
+
+
+@pytest.mark.parametrize(
+    "name", ["lab/vowels", "a/b/c", "lab/versions/1/x", "infer", "ready", "é?"]
+)
+def test_a_model_may_have_any_name(tmp_path, name):
+    random_packed(tmp_path / "m", name=name, embed_dim=3, hidden_size=16, num_layers=1)
+    path = f"/v2/models/{quote(name, safe='')}"
+
+    async def talk(client):
+        for end in ("", "/versions/1", "/ready", "/versions/1/ready"):
+            answer = await client.get(path + end)
+            assert answer.status_code == 200, end
+            assert answer.json()["name"] == name
+        for end in ("/infer", "/versions/1/infer"):
+            answer = await client.post(path + end, json={"inputs": json_inputs()})
+            assert answer.status_code == 200, end
+            assert answer.json()["model_name"] == name
+            assert (await client.get(path + end)).status_code == 405
+            wrong = path.replace("models/", "models/x/") + end
+            assert (await client.post(wrong, json={"inputs": json_inputs()})).status_code == 404
+        for end in ("/versions/2", "/versions/2/ready", "x", "/x", "/", "/x/ready"):
+            assert (await client.get(path + end)).status_code == 404, end
+        answer = await client.post(f"{path}/versions/2/infer", json={"inputs": json_inputs()})
+        assert "has no version '2'" in answer.json()["error"]
+        assert (await client.post(f"{path}/ready")).status_code == 405
+
+    ask(Engine.load(tmp_path / "m"), talk)
+
+
+def test_null_is_no_value(engine):
+    inputs = [given | {"parameters": None} for given in json_inputs()]
+    outputs = [{"name": "embeddings", "parameters": None}]
+
+    async def talk(client):
+        for fields in (
+            {"id": None, "parameters": None, "outputs": None},
+            {"outputs": outputs},
+        ):
+            answer = await client.post(INFER, json={"inputs": inputs, **fields})
+            assert answer.status_code == 200, answer.text
+            (output,) = answer.json()["outputs"]
+            assert np.array(output["data"], np.float32).tobytes() == expected(engine).tobytes()
+
+    ask(engine, talk)
+
+
+def test_an_error_is_short_whatever_was_wrong(engine):
+    async def talk(client):
+        for wrong in (
+            {"outputs": [{}] * 20_000},
+            {f"field-{i}": 1 for i in range(3000)},
+            {"x" * 50_000: 1},
+            {"parameters": {"x" * 50_000: 1}},
+        ):
+            answer = await client.post(INFER, json={"inputs": json_inputs(), **wrong})
+            assert answer.status_code == 422
+            assert len(answer.content) < 2000
+        fields = {f"field-{i}": 1 for i in range(3000)}
+        answer = await client.post(INFER, json={"inputs": json_inputs(), **fields})
+        assert answer.json()["error"].endswith("; and 2990 more")
+
+    ask(engine, talk)
