@@ -7,7 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model.engine import ISA_VARIABLE
@@ -17,6 +24,13 @@ from model.pretrained import DEFAULT_MODEL
 PREFIX = "TRITSERVE_"
 BACKLOG = 2048
 KEY = re.compile("[!-~]+")
+# Kubernetes sets these in every pod beside a Service named `tritserve`, and TRITSERVE_PORT to its
+# URL.
+SERVICE_LINKS = re.compile(
+    PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
+    r"|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+SERVICE_URL = re.compile(r"tcp://\S+:\d+")
 
 
 def _split(given: object) -> object:
@@ -97,6 +111,12 @@ class Settings(BaseSettings):
     """A PEM file with the certificate's key, if it is not in the same file."""
     ssl_keyfile_password: SecretStr | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_service_link(cls, given: dict[str, Any]) -> dict[str, Any]:
+        linked = SERVICE_URL.fullmatch(str(given.get("port")))
+        return {k: v for k, v in given.items() if k != "port"} if linked else given
+
     def listen(self, port: int) -> socket.socket:
         """A listening socket of the host's address family.
 
@@ -150,6 +170,17 @@ def read_settings(**given: Any) -> Settings:
 
 def _check_names(names: Iterable[str]) -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {ISA_VARIABLE}
-    unknown = sorted(n for n in names if n.upper().startswith(PREFIX) and n.upper() not in known)
+    unknown = sorted(
+        name
+        for name in names
+        if name.upper().startswith(PREFIX)
+        and name.upper() not in known
+        and not SERVICE_LINKS.fullmatch(name)
+    )
+    if any(name.endswith("_SERVICE_HOST") for name in unknown):
+        raise SettingsError(
+            f"{', '.join(unknown)}: no such setting; Kubernetes tells of a Service by variables "
+            "like these, unless the pod has enableServiceLinks: false"
+        )
     if unknown:
         raise SettingsError(f"{', '.join(unknown)}: no such setting; there are {sorted(known)}")

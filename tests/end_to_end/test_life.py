@@ -15,6 +15,7 @@ from model.pretrained import DEFAULT_MODEL
 from service.client import Client, RequestError
 from tests.builders import ATTACKS, DATA, random_packed
 from tests.end_to_end.server import refused_start, run_command, serving, wait_for
+from tests.service.test_settings import SERVICE_LINKS
 
 # Slow on purpose: a call of the engine takes a while, so that requests are caught in it.
 SLOW = {"embed_dim": 64, "hidden_size": 512, "num_layers": 4, "window_size": 500}
@@ -231,6 +232,15 @@ def test_health_is_a_command(tmp_path):
     assert status == 1
     assert message.startswith(f"Error: no answer from 127.0.0.1, port {where['TRITSERVE_PORT']}: ")
     assert ask_health(TRITSERVE_PORT="x")[1].startswith("Error: settings: port: ")
+
+
+def test_it_starts_beside_a_kubernetes_service_of_its_name(tmp_path):
+    with serving(log=tmp_path / "log", environment=SERVICE_LINKS):
+        pass
+    # Nothing is at this address: what counts is that it asks at the default port.
+    status, message = ask_health(**SERVICE_LINKS, TRITSERVE_HOST="127.0.0.77")
+    assert status == 1
+    assert message.startswith("Error: no answer from 127.0.0.77, port 8000: ")
 
 
 def test_head_is_get_without_a_body(tmp_path):
