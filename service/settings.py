@@ -5,9 +5,10 @@ import re
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, LiteralString
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     FilePath,
@@ -15,6 +16,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model.engine import ISA_VARIABLE
@@ -24,6 +26,7 @@ from model.pretrained import DEFAULT_MODEL
 PREFIX = "TRITSERVE_"
 BACKLOG = 2048
 KEY = re.compile("[!-~]+")
+BAD_KEY: LiteralString = "holds a space, or a letter that a header cannot carry"
 # Kubernetes sets these in every pod beside a Service named `tritserve`, and TRITSERVE_PORT to its
 # URL.
 SERVICE_LINKS = re.compile(
@@ -41,7 +44,18 @@ def _lower(given: object) -> object:
     return given.lower() if isinstance(given, str) else given
 
 
+def _strip(given: object) -> object:
+    return given.strip() if isinstance(given, str) else given
+
+
+def _check_key(given: SecretStr) -> SecretStr:
+    if not KEY.fullmatch(given.get_secret_value()):
+        raise PydanticCustomError("key", "it " + BAD_KEY)
+    return given
+
+
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+Key = Annotated[SecretStr, BeforeValidator(_strip), Field(min_length=8), AfterValidator(_check_key)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 
 
@@ -97,7 +111,7 @@ class Settings(BaseSettings):
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
     """JSON lines, or text to read; `auto` is text where standard error is a terminal."""
-    admin_key: SecretStr | None = Field(default=None, min_length=8)
+    admin_key: Key | None = None
     """Turns on `POST /admin/reload`, which needs it."""
     api_keys: SecretStr | None = None
     """Keys, separated by commas; as soon as there is one, everything but health needs one."""
@@ -147,7 +161,7 @@ class Settings(BaseSettings):
                 raise SettingsError(f"{self.api_keys_file} holds no API key")
             keys += found
         if not all(KEY.fullmatch(key) for key in keys):
-            raise SettingsError("an API key holds a space, or a letter that a header cannot carry")
+            raise SettingsError(f"an API key {BAD_KEY}")
         return tuple(keys)
 
 

@@ -111,8 +111,8 @@ def test_new_requests_are_answered_during_the_drain_delay(tmp_path):
 def test_reloading_swaps_the_model_and_a_broken_file_leaves_the_old_one(tmp_path):
     model = tmp_path / "model.safetensors"
     shutil.copy(DEFAULT_MODEL, model)
-    environment = {"TRITSERVE_ADMIN_KEY": "a long secret"}
-    key = {"Authorization": "Bearer a long secret"}
+    environment = {"TRITSERVE_ADMIN_KEY": "a-long-secret"}
+    key = {"Authorization": "Bearer a-long-secret"}
 
     def revision():
         return httpx.get(f"{url}/info").json()["revision"]

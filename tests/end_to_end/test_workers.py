@@ -128,8 +128,8 @@ def test_workers_end_when_their_supervisor_is_killed(tmp_path):
 
 def test_a_reload_by_request_reaches_all_workers(tmp_path):
     model = shutil.copy(DEFAULT_MODEL, tmp_path / "model.safetensors")
-    key = {"Authorization": "Bearer a long secret"}
-    environment = {"TRITSERVE_ADMIN_KEY": "a long secret"}
+    key = {"Authorization": "Bearer a-long-secret"}
+    environment = {"TRITSERVE_ADMIN_KEY": "a-long-secret"}
     arguments = ("--workers", "3", "--model", model)
     with serving(*arguments, log=tmp_path / "log", environment=environment) as (url, process):
         wait_for(lambda: len(worker_pids(process)) == 3)

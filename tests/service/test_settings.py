@@ -3,6 +3,7 @@
 import pytest
 
 from service.settings import SettingsError, read_settings
+from tests.service.live import ask
 
 # What Kubernetes tells pods of a Service named tritserve.
 SERVICE_LINKS = {
@@ -65,6 +66,33 @@ def test_what_kubernetes_tells_of_a_service_is_no_setting(environment):
 def test_nothing_else_is_taken_for_kubernetes(environment, name, value):
     environment(SERVICE_LINKS | {name: value})
     with pytest.raises(SettingsError, match=r"no such setting|settings: \w+: "):
+        read_settings()
+
+
+def test_an_admin_key_goes_without_the_spaces_around_it(environment, engine):
+    environment({"TRITSERVE_ADMIN_KEY": " administrator \n"})
+
+    async def talk(client):
+        headers = {"Authorization": "Bearer administrator"}
+        # The model is gone; the key was right.
+        assert (await client.post("/admin/reload", headers=headers)).status_code == 409
+
+    ask(engine, talk, model="/nothing")
+
+
+@pytest.mark.parametrize("key", ["clé-secrète", "two  words", "secret\tkey", "secret\x7fkey"])
+def test_an_admin_key_that_no_header_can_carry_is_an_error(environment, key):
+    environment({"TRITSERVE_ADMIN_KEY": key})
+    with pytest.raises(SettingsError, match="settings: admin_key: ") as caught:
+        read_settings()
+    assert "a space, or a letter that a header cannot carry" in str(caught.value)
+    assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["", "       ", "short   "])
+def test_an_admin_key_has_at_least_8_letters(environment, key):
+    environment({"TRITSERVE_ADMIN_KEY": key})
+    with pytest.raises(SettingsError, match=r"settings: admin_key: .* 8 "):
         read_settings()
 
 
