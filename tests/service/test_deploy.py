@@ -183,6 +183,23 @@ def test_compose_mounts_what_is_there_and_what_is_read():
         assert panel["datasource"]["uid"] == source["uid"]
 
 
+def test_the_example_mounts_the_folder_of_the_model():
+    """A mounted file would stay the old one: `pack` puts a new one in its place."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    lines = re.findall(r"^    # (volumes|environment): (.+)$", text, re.MULTILINE)
+    example = {key: yaml.safe_load(value) for key, value in lines}
+    ((_, target, mode),) = [volume.split(":") for volume in example["volumes"]]
+    assert mode == "ro"
+    assert str(Path(example["environment"]["TRITSERVE_MODEL"]).parent) == target
+
+
+def test_nobody_logs_in_to_grafana():
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    environment = compose["services"]["grafana"]["environment"]
+    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert environment["GF_AUTH_BASIC_ENABLED"] == "false"
+
+
 def test_series_that_count_are_zero_from_the_start(series, engine):
     assert series["tritserve_refused_connections_total"]["reason"] == set(REFUSALS)
     routes = series["tritserve_request_seconds_count"]["route"]
