@@ -42,6 +42,13 @@ class _Server(uvicorn.Server):
         self._service = service
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        scheme, host = "https" if self.config.is_ssl else "http", self.config.host
+        port = self.servers[0].sockets[0].getsockname()[1]
+        self._service.address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        self._service.served.announce(self._service.address)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
@@ -81,6 +88,7 @@ def run(
     settings: Settings,
     listener: socket.socket | None = None,
     reload_others: Callable[[], None] = lambda: None,
+    worker: int | None = None,
 ) -> None:
     """Serves until a signal ends it.
 
@@ -88,12 +96,13 @@ def run(
         settings: of the service.
         listener: a listening socket to use instead of the settings' address.
         reload_others: makes the other workers load the packed file again.
+        worker: this process's place among several.
 
     Raises:
         OSError: the packed file cannot be read, or the address cannot be had.
         PackedFileError: the packed file is not valid.
     """
-    logs.configure(settings)
+    logs.configure(settings, worker)
     traces = tracing.start(os.environ)
     app = create_app(settings, load_engine(settings), traces, reload_others)
     service: EmbeddingService = app.state.service
