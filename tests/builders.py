@@ -52,7 +52,8 @@ def random_bitnet(seed: int = 0, **options) -> BitNet:
 
 def random_packed(path: Path, seed: int = 0, **options) -> tuple[BitNet, PackedModel]:
     model = random_bitnet(seed, **options)
-    golden = random_batch([7], model.config.embed_dim, seed).values
+    length = min(7, model.config.max_timesteps)
+    golden = random_batch([length], model.config.embed_dim, seed).values
     return model, export(model, path, name="random", training={"seed": seed}, golden=golden)
 
 
