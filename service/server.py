@@ -42,13 +42,6 @@ class _Server(uvicorn.Server):
         self._service = service
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        scheme, host = "https" if self.config.is_ssl else "http", self.config.host
-        port = self.servers[0].sockets[0].getsockname()[1]
-        self._service.address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-        self._service.served.announce(self._service.address)
-
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
@@ -63,6 +56,10 @@ class _Server(uvicorn.Server):
             os._exit(1)
         log.info("%s: finishing what was accepted", signal.Signals(sig).name)
         self._start(self._exit_when_finished)
+
+    async def main_loop(self) -> None:
+        self._service.served.announce(self._service.address)
+        await super().main_loop()
 
     async def _exit_when_finished(self) -> None:
         await self._service.finish()
@@ -119,6 +116,13 @@ def run(
         server_header=False,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
+    if listener is None and settings.port == 0:
+        # So that the log can say which port it is.
+        listener = settings.listen(0)
+    scheme = "https" if settings.ssl_certfile else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    port = listener.getsockname()[1] if listener else settings.port
+    service.address = f"{scheme}://{host}:{port}"
     # The event loop and the engine hand the interpreter to each other with every batch; at the
     # default of 5 ms the engine would wait for it as long as it computes.
     sys.setswitchinterval(SWITCH_SECONDS)

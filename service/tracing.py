@@ -4,8 +4,8 @@
 
 Off unless OTEL_EXPORTER_OTLP_ENDPOINT says where spans go; all OTEL_ variables of the SDK count.
 A caller's W3C `traceparent` is the parent, the answer's `traceresponse` names the server span, and
-the log lines have the `trace_id`. The packages come with the extra `tracing`; nothing
-of them is imported while tracing is off.
+the log lines have the `trace_id`. The packages come with the extra `tracing`; nothing of them is
+imported while tracing is off.
 """
 
 import logging

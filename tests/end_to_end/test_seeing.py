@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
@@ -87,18 +88,35 @@ def test_the_log_says_what_is_served_and_where(tmp_path):
     assert first["revision"] != second["revision"]
 
 
-def test_workers_say_which_they_are_and_where_they_serve(tmp_path):
-    log = tmp_path / "log"
-    command = [sys.executable, "-m", "service.cli", "serve", "--workers", "2", "--port", "0"]
+@contextmanager
+def serving_anywhere(log, *arguments):
+    """A service on a port that only its log tells."""
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", *arguments]
     with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
         try:
-            wait_for(lambda: len(served(log)) == 2)
-            assert {line["worker"] for line in served(log)} == {0, 1}
-            (url,) = {line["address"] for line in served(log)}
-            assert httpx.get(f"{url}/info").status_code == 200
+            yield
         finally:
             process.terminate()
             assert process.wait(20) == 0
+
+
+def test_the_log_tells_the_port_that_was_free(tmp_path):
+    log = tmp_path / "log"
+    with serving_anywhere(log, "--host", "::1"):
+        wait_for(lambda: len(served(log)) == 1)
+        (line,) = served(log)
+        assert line["address"].startswith("http://[::1]:")
+        assert "worker" not in line
+        assert httpx.get(f"{line['address']}/info").status_code == 200
+
+
+def test_workers_say_which_they_are_and_where_they_serve(tmp_path):
+    log = tmp_path / "log"
+    with serving_anywhere(log, "--workers", "2"):
+        wait_for(lambda: len(served(log)) == 2)
+        assert {line["worker"] for line in served(log)} == {0, 1}
+        (url,) = {line["address"] for line in served(log)}
+        assert httpx.get(f"{url}/info").status_code == 200
     lines = parse(log.read_text())
     assert {line["worker"] for line in lines if "finishing" in line["event"]} == {0, 1}
     (request,) = [line for line in lines if line["event"] == "request"]
