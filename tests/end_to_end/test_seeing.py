@@ -17,6 +17,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from model.pretrained import DEFAULT_MODEL
+from service.settings import Settings
 from tests.builders import random_packed
 from tests.end_to_end.server import refused_start, serving, wait_for
 
@@ -100,12 +101,17 @@ def serving_anywhere(log, *arguments):
             assert process.wait(20) == 0
 
 
-def test_the_log_tells_the_port_that_was_free(tmp_path):
+@pytest.mark.parametrize(("host", "written"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_the_log_tells_the_port_that_was_free(tmp_path, host, written):
+    try:
+        Settings(host=host).listen(0).close()
+    except OSError:
+        pytest.skip(f"this machine has no {host}")
     log = tmp_path / "log"
-    with serving_anywhere(log, "--host", "::1"):
+    with serving_anywhere(log, "--host", host):
         wait_for(lambda: len(served(log)) == 1)
         (line,) = served(log)
-        assert line["address"].startswith("http://[::1]:")
+        assert line["address"].startswith(f"http://{written}:")
         assert "worker" not in line
         assert httpx.get(f"{line['address']}/info").status_code == 200
 
