@@ -57,13 +57,13 @@ class _Server(uvicorn.Server):
         log.info("%s: finishing what was accepted", signal.Signals(sig).name)
         self._start(self._exit_when_finished)
 
-    async def main_loop(self) -> None:
-        self._service.served.announce(self._service.address)
-        await super().main_loop()
-
     async def _exit_when_finished(self) -> None:
         await self._service.finish()
         self.should_exit = True
+
+    async def main_loop(self) -> None:
+        self._service.served.announce(self._service.address)
+        await super().main_loop()
 
     def _start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = asyncio.ensure_future(work())
