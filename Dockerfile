@@ -1,4 +1,4 @@
-# The final image holds Python, the serving packages and the model: no torch, no compiler, no pip.
+# The final image adds the serving packages and the model to that of Python: no torch, no compiler.
 # --build-arg EXTRAS=grpc,tracing adds what those need.
 ARG PYTHON=docker.io/library/python:3.11-slim-bookworm
 

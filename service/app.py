@@ -26,6 +26,7 @@ from service.errors import (
     UnknownPathError,
     WrongMethodError,
 )
+from service.examples import add_examples
 from service.forms import EmbedForm
 from service.heads import Heads
 from service.metrics import Metrics
@@ -107,6 +108,8 @@ class _Application(FastAPI):
         description = super().openapi()
         if not made:
             openapi.complete(description, self.state.keyed)
+        # A reload may bring a model of another width.
+        add_examples(description, self.state.service.served.limits)
         return description
 
 

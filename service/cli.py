@@ -74,7 +74,7 @@ class _Commands(click.Group):
             if error.name not in {"torch", "sklearn", "matplotlib"}:
                 raise
             raise click.ClickException(
-                f"this command needs {error.name}; install it with: pip install 'tritserve[train]'"
+                f"this command needs {error.name}; install tritserve with its extra 'train'"
             ) from error
 
 

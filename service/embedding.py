@@ -55,6 +55,7 @@ class EmbeddingService:
     Attributes:
         served: the model that new requests go to.
         finished: whether everything accepted was answered before the service stopped.
+        address: where it is served, once that is known.
     """
 
     def __init__(self, settings: Settings, engine: Engine, metrics: Metrics) -> None:
@@ -63,6 +64,7 @@ class EmbeddingService:
         self.served = ServedModel(settings, engine, metrics)
         self.draining = False
         self.finished = True
+        self.address: str | None = None
         self._started = False
         self._refusing = False
         self._reloading = asyncio.Lock()
@@ -130,6 +132,7 @@ class EmbeddingService:
             fresh = ServedModel(self.settings, engine, self.metrics)
             old, self.served = self.served, fresh
             self.metrics.show_model(self._labels())
+            fresh.announce(self.address)
             retirement = asyncio.create_task(old.retire(self.settings.drain_seconds))
             self._retiring[old] = retirement
             retirement.add_done_callback(lambda _: self._retiring.pop(old))
@@ -138,11 +141,9 @@ class EmbeddingService:
     async def reload_or_log(self) -> None:
         """Reloads; where that fails, the log says why."""
         try:
-            about = await self.reload()
+            await self.reload()
         except (OSError, PackedFileError) as error:
             log.error("the old model goes on, the new one cannot be loaded: %s", error)
-        else:
-            log.info("now serving %s, revision %s", about["name"], about["revision"])
 
     def refresh_metrics(self) -> None:
         """Brings the gauges of the queue and of readiness up to date."""

@@ -10,6 +10,7 @@ import logging.config
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -20,8 +21,13 @@ from service.notes import add_noted
 from service.settings import Settings
 
 
-def configure(settings: Settings) -> None:
-    """Sets up logging for this process, on its standard error."""
+def configure(settings: Settings, worker: int | None = None) -> None:
+    """Sets up logging for this process, on its standard error.
+
+    Args:
+        settings: of the service.
+        worker: the process's place among several, which each of its lines then has.
+    """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     console = settings.log_format == "console" or (
         settings.log_format == "auto" and sys.stderr.isatty()
@@ -39,14 +45,17 @@ def configure(settings: Settings) -> None:
         render = [structlog.processors.format_exc_info, _render_text]
         direct = [_render]
         factory = structlog.BytesLoggerFactory(sys.stderr.buffer)
+    complete: list[Processor] = [_complete]
+    if worker is not None:
+        complete.append(partial(_mark, worker))
     structlog.configure(
-        processors=[_complete, *direct],
+        processors=[*complete, *direct],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=factory,
     )
     formatter = {
         "()": structlog.stdlib.ProcessorFormatter,
-        "foreign_pre_chain": [_complete, structlog.stdlib.ExtraAdder()],
+        "foreign_pre_chain": [*complete, structlog.stdlib.ExtraAdder()],
         "processors": [_drop_internals, *render],
     }
     logging.config.dictConfig(
@@ -74,6 +83,11 @@ def _complete(logger: Any, method: str, event: EventDict) -> EventDict:
     event = add_noted(logger, method, event)
     event["level"] = method
     event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return event
+
+
+def _mark(worker: int, _: Any, __: str, event: EventDict) -> EventDict:
+    event["worker"] = worker
     return event
 
 

@@ -1,4 +1,4 @@
-"""What the API's description says beside the routes: bodies, answers, examples."""
+"""What the API's description says beside the routes: bodies and answers."""
 
 from typing import Any
 
@@ -69,10 +69,7 @@ EMBED: dict[str, Any] = {
         "requestBody": {
             "required": True,
             "content": {
-                JSON: {
-                    "schema": EmbedBody.model_json_schema(),
-                    "example": {"sequences": [[[0.1, -0.2], [0.3, 0.4]], [[1.0, 2.0]]]},
-                },
+                JSON: {"schema": EmbedBody.model_json_schema()},
                 NPY: {"schema": {**BINARY["schema"], "description": "[batch, seq_len, embed_dim]"}},
                 SAFETENSORS: {
                     "schema": {

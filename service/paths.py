@@ -10,6 +10,7 @@ ROUTES = (
     "/openapi.json",
     "/admin/reload",
     "/v2",
+    "/v2/health",
     "/v2/infer",
     "other",
 )
@@ -24,6 +25,8 @@ def route_of(path: str) -> str:
     if path in ROUTES:
         return path
     if is_oip(path):
+        if is_health(path):
+            return "/v2/health"
         return "/v2/infer" if path.endswith("/infer") else "/v2"
     return "other"
 

@@ -1,6 +1,7 @@
 """One loaded model as it is served: its engine behind a queue, and what is told of it."""
 
 import asyncio
+import logging
 import time
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +17,8 @@ from service.tracing import record_stages
 from service.wire import Limits, invalid
 
 POLL_SECONDS = 0.01
+
+log = logging.getLogger("tritserve")
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -88,6 +91,14 @@ class ServedModel:
         self._metrics.queue_seconds.observe(result.queue_seconds)
         self._metrics.compute_seconds.observe(result.compute_seconds)
         return result
+
+    def announce(self, address: str | None) -> None:
+        """Logs what is served, and where if that is known."""
+        fields: dict[str, Any] = {"model": self.about["name"], "revision": self.about["revision"]}
+        fields |= {"kernel": self.engine.kernel, "threads": self.engine.threads}
+        if address:
+            fields["address"] = address
+        log.info("now serving", extra=fields)
 
     def info(self) -> dict[str, Any]:
         """The answer of `GET /info`."""

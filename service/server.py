@@ -111,6 +111,10 @@ class _Server(uvicorn.Server):
         await self._service.finish()
         self.should_exit = True
 
+    async def main_loop(self) -> None:
+        self._service.served.announce(self._service.address)
+        await super().main_loop()
+
     def _start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = asyncio.ensure_future(work())
         self._tasks.add(task)
@@ -131,6 +135,7 @@ def run(
     settings: Settings,
     listener: socket.socket | None = None,
     reload_others: Callable[[], None] = lambda: None,
+    worker: int | None = None,
 ) -> None:
     """Serves until a signal ends the process.
 
@@ -138,12 +143,13 @@ def run(
         settings: of the service.
         listener: a listening socket to use instead of the settings' address.
         reload_others: makes the other workers load the packed file again.
+        worker: this process's place among several.
 
     Raises:
         OSError: the packed file cannot be read, or the address cannot be had.
         PackedFileError: the packed file is not valid.
     """
-    logs.configure(settings)
+    logs.configure(settings, worker)
     traces = tracing.start(os.environ)
     app = create_app(settings, load_engine(settings), traces, reload_others)
     service: EmbeddingService = app.state.service
@@ -162,6 +168,13 @@ def run(
         server_header=False,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
+    if listener is None and settings.port == 0:
+        # So that the log can say which port it is.
+        listener = settings.listen(0)
+    scheme = "https" if settings.ssl_certfile else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    port = listener.getsockname()[1] if listener else settings.port
+    service.address = f"{scheme}://{host}:{port}"
     # The event loop and the engine hand the interpreter to each other with every batch; at the
     # default of 5 ms the engine would wait for it as long as it computes.
     sys.setswitchinterval(SWITCH_SECONDS)

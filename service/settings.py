@@ -5,9 +5,18 @@ import re
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, LiteralString
 
-from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model.engine import ISA_VARIABLE
@@ -17,6 +26,14 @@ from model.pretrained import DEFAULT_MODEL
 PREFIX = "TRITSERVE_"
 BACKLOG = 2048
 KEY = re.compile("[!-~]+")
+BAD_KEY: LiteralString = "holds a space, or a letter that a header cannot carry"
+# Kubernetes sets these in every pod beside a Service named `tritserve`, and TRITSERVE_PORT to its
+# URL.
+SERVICE_LINKS = re.compile(
+    PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
+    r"|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+SERVICE_URL = re.compile(r"tcp://\S+:\d+")
 
 
 def _split(given: object) -> object:
@@ -27,7 +44,18 @@ def _lower(given: object) -> object:
     return given.lower() if isinstance(given, str) else given
 
 
+def _strip(given: object) -> object:
+    return given.strip() if isinstance(given, str) else given
+
+
+def _check_key(given: SecretStr) -> SecretStr:
+    if not KEY.fullmatch(given.get_secret_value()):
+        raise PydanticCustomError("key", "it " + BAD_KEY)
+    return given
+
+
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+Key = Annotated[SecretStr, BeforeValidator(_strip), Field(min_length=8), AfterValidator(_check_key)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 
 
@@ -84,7 +112,7 @@ class Settings(BaseSettings):
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
     """JSON lines, or text to read; `auto` is text where standard error is a terminal."""
-    admin_key: SecretStr | None = Field(default=None, min_length=8)
+    admin_key: Key | None = None
     """Turns on `POST /admin/reload`, which needs it."""
     api_keys: SecretStr | None = None
     """Keys, separated by commas; as soon as there is one, everything but health needs one."""
@@ -97,6 +125,12 @@ class Settings(BaseSettings):
     ssl_keyfile: FilePath | None = None
     """A PEM file with the certificate's key, if it is not in the same file."""
     ssl_keyfile_password: SecretStr | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_service_link(cls, given: dict[str, Any]) -> dict[str, Any]:
+        linked = SERVICE_URL.fullmatch(str(given.get("port")))
+        return {k: v for k, v in given.items() if k != "port"} if linked else given
 
     def listen(self, port: int) -> socket.socket:
         """A listening socket of the host's address family.
@@ -128,7 +162,7 @@ class Settings(BaseSettings):
                 raise SettingsError(f"{self.api_keys_file} holds no API key")
             keys += found
         if not all(KEY.fullmatch(key) for key in keys):
-            raise SettingsError("an API key holds a space, or a letter that a header cannot carry")
+            raise SettingsError(f"an API key {BAD_KEY}")
         return tuple(keys)
 
 
@@ -151,6 +185,17 @@ def read_settings(**given: Any) -> Settings:
 
 def _check_names(names: Iterable[str]) -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {ISA_VARIABLE}
-    unknown = sorted(n for n in names if n.upper().startswith(PREFIX) and n.upper() not in known)
+    unknown = sorted(
+        name
+        for name in names
+        if name.upper().startswith(PREFIX)
+        and name.upper() not in known
+        and not SERVICE_LINKS.fullmatch(name)
+    )
+    if any(name.endswith("_SERVICE_HOST") for name in unknown):
+        raise SettingsError(
+            f"{', '.join(unknown)}: no such setting; Kubernetes tells of a Service by variables "
+            "like these, unless the pod has enableServiceLinks: false"
+        )
     if unknown:
         raise SettingsError(f"{', '.join(unknown)}: no such setting; there are {sorted(known)}")

@@ -149,7 +149,7 @@ def _work(settings: Settings, listener: socket.socket, index: int) -> None:
     # By its place and not by its process: one that takes a place goes on counting there.
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: index)  # type: ignore[no-untyped-call]
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    run(settings, listener, _reload_all)
+    run(settings, listener, _reload_all, worker=index)
 
 
 def _reload_all() -> None:

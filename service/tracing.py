@@ -4,8 +4,8 @@
 
 Off unless OTEL_EXPORTER_OTLP_ENDPOINT says where spans go; all OTEL_ variables of the SDK count.
 A caller's W3C `traceparent` is the parent, the answer's `traceresponse` names the server span, and
-the log lines have the `trace_id`. The packages come with the extra `tritserve[tracing]`; nothing
-of them is imported while tracing is off.
+the log lines have the `trace_id`. The packages come with the extra `tracing`; nothing of them is
+imported while tracing is off.
 """
 
 import logging
@@ -57,8 +57,8 @@ def start(environment: Mapping[str, str]) -> "TracerProvider | None":
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"tracing is on, but {error.name} is missing; install it with: "
-            "pip install 'tritserve[tracing]'"
+            f"tracing is on, but {error.name} is missing; install tritserve with its extra "
+            "'tracing'"
         ) from error
     about = {"service.version": version("tritserve")}
     if not environment.get("OTEL_SERVICE_NAME"):

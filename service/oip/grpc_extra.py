@@ -1,4 +1,4 @@
-"""The gRPC server, where it is asked for: its packages come with the extra `tritserve[grpc]`.
+"""The gRPC server, where it is asked for: its packages come with the extra `grpc`.
 
 Nothing of them is imported while `grpc_port` is not set.
 """
@@ -27,8 +27,8 @@ def check(settings: Settings) -> None:
         from service.oip.grpc_server import credentials  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"TRITSERVE_GRPC_PORT is set, but {error.name} is missing; install it with: "
-            "pip install 'tritserve[grpc]'"
+            f"TRITSERVE_GRPC_PORT is set, but {error.name} is missing; install tritserve "
+            "with its extra 'grpc'"
         ) from error
     credentials(settings)
 

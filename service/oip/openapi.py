@@ -45,18 +45,6 @@ _HEADER_LENGTH = {
     "description": "How many bytes of the body are JSON, where those of tensors follow.",
     "schema": {"type": "integer", "minimum": 1},
 }
-_INFER_EXAMPLE = {
-    "inputs": [
-        {
-            "name": "values",
-            "datatype": "FP32",
-            "shape": [3, 2],
-            "data": [0.1, -0.2, 0.3, 0.4, 1, 2],
-        },
-        {"name": "lengths", "datatype": "INT64", "shape": [2], "data": [2, 1]},
-    ],
-    "parameters": {"normalize": True},
-}
 _SHAPE = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 3}
 _NUMBERS = {"type": "array", "description": "Flat or nested as `shape` says."}
 _BYTES = record(binary_data_size={**COUNT, "description": "Of its bytes after the JSON."})
@@ -114,7 +102,7 @@ INFER: dict[str, Any] = {
         "requestBody": {
             "required": True,
             "content": {
-                JSON: {"schema": _INFER_SCHEMA, "example": _INFER_EXAMPLE},
+                JSON: {"schema": _INFER_SCHEMA},
                 OCTETS: BINARY,
             },
         },

@@ -50,9 +50,9 @@ def operations():
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     folder = tmp_path_factory.mktemp("conformance")
-    # As many features as the examples in the description have.
+    # As many features as the examples have, which are those of the embedded model.
     model, log = folder / "model.safetensors", folder / "log"
-    random_packed(model, embed_dim=2, window_size=8)
+    random_packed(model, embed_dim=12, window_size=8)
     environment = {"TRITSERVE_ADMIN_KEY": ADMIN_KEY}
     with serving("--model", model, log=log, environment=environment) as (url, _):
         yield url

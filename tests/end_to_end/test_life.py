@@ -20,6 +20,7 @@ from model.pretrained import DEFAULT_MODEL
 from service.client import Client, RequestError
 from tests.builders import ATTACKS, DATA, random_packed
 from tests.end_to_end.server import refused_start, run_command, serving, wait_for
+from tests.service.test_settings import SERVICE_LINKS
 
 # Slow on purpose: a call of the engine takes a while, so that requests are caught in it.
 SLOW = {"embed_dim": 64, "hidden_size": 512, "num_layers": 4, "window_size": 500}
@@ -215,8 +216,8 @@ def test_new_requests_are_answered_during_the_drain_delay(tmp_path):
 def test_reloading_swaps_the_model_and_a_broken_file_leaves_the_old_one(tmp_path):
     model = tmp_path / "model.safetensors"
     shutil.copy(DEFAULT_MODEL, model)
-    environment = {"TRITSERVE_ADMIN_KEY": "a long secret"}
-    key = {"Authorization": "Bearer a long secret"}
+    environment = {"TRITSERVE_ADMIN_KEY": "a-long-secret"}
+    key = {"Authorization": "Bearer a-long-secret"}
 
     def revision():
         return httpx.get(f"{url}/info").json()["revision"]
@@ -290,7 +291,7 @@ def test_reloading_under_load_loses_nothing(tmp_path):
             time.sleep(0.2)
         stop.set()
         assert all(future.result() > 0 for future in asking)
-        assert (tmp_path / "log").read_text().count("now serving") == 5
+        assert (tmp_path / "log").read_text().count("now serving") == 1 + 5
 
 
 def test_a_taken_port_or_a_missing_model_is_one_clear_line(tmp_path):
@@ -336,6 +337,15 @@ def test_health_is_a_command(tmp_path):
     assert status == 1
     assert message.startswith(f"Error: no answer from 127.0.0.1, port {where['TRITSERVE_PORT']}: ")
     assert ask_health(TRITSERVE_PORT="x")[1].startswith("Error: settings: port: ")
+
+
+def test_it_starts_beside_a_kubernetes_service_of_its_name(tmp_path):
+    with serving(log=tmp_path / "log", environment=SERVICE_LINKS):
+        pass
+    # Nothing is at this address: what counts is that it asks at the default port.
+    status, message = ask_health(**SERVICE_LINKS, TRITSERVE_HOST="127.0.0.77")
+    assert status == 1
+    assert message.startswith("Error: no answer from 127.0.0.77, port 8000: ")
 
 
 def test_head_is_get_without_a_body(tmp_path):

@@ -2,16 +2,24 @@
 
 import gzip
 import json
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.end_to_end.server import refused_start, serving
+from model.pretrained import DEFAULT_MODEL
+from service.settings import Settings
+from tests.builders import random_packed
+from tests.end_to_end.server import refused_start, serving, wait_for
 
 ENVIRONMENT = {
     "TRITSERVE_API_KEYS": "hush-hush",
@@ -54,13 +62,72 @@ def test_every_line_of_the_log_is_json_without_keys_or_payloads(tmp_path):
     assert (line["route"], line["status"], line["timesteps"]) == ("/embed", 200, 1)
 
 
-def test_workers_log_in_the_same_form(tmp_path):
+def served(log):
+    """The lines that tell what is served, without what differs from run to run."""
+    lines = [line for line in parse(log.read_text()) if line["event"] == "now serving"]
+    return [{k: v for k, v in line.items() if k != "timestamp"} for line in lines]
+
+
+def test_the_log_says_what_is_served_and_where(tmp_path):
+    model, log = shutil.copy(DEFAULT_MODEL, tmp_path / "model.safetensors"), tmp_path / "log"
+    environment = {"TRITSERVE_ADMIN_KEY": "administrator", "TRITSERVE_THREADS": "1"}
+    with serving("--model", model, log=log, environment=environment) as (url, process):
+        first = httpx.get(f"{url}/info").json()
+        random_packed(tmp_path / "other", embed_dim=12, hidden_size=16)
+        (tmp_path / "other").replace(model)
+        headers = {"Authorization": "Bearer administrator", "X-Request-ID": "mine"}
+        assert httpx.post(f"{url}/admin/reload", headers=headers).status_code == 200
+        second = httpx.get(f"{url}/info").json()
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(served(log)) == 3)
+    common = {"event": "now serving", "level": "info", "threads": 1, "address": url}
+    lines = [
+        common | {"model": info["name"], "revision": info["revision"], "kernel": info["kernel"]}
+        for info in (first, second)
+    ]
+    assert served(log) == [lines[0], lines[1] | {"request_id": "mine"}, lines[1]]
+    assert first["revision"] != second["revision"]
+
+
+@contextmanager
+def serving_anywhere(log, *arguments):
+    """A service on a port that only its log tells."""
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", *arguments]
+    with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(("host", "written"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_the_log_tells_the_port_that_was_free(tmp_path, host, written):
+    try:
+        Settings(host=host).listen(0).close()
+    except OSError:
+        pytest.skip(f"this machine has no {host}")
     log = tmp_path / "log"
-    with serving("--workers", "2", log=log) as (_, process):
-        process.terminate()
-        assert process.wait(20) == 0
+    with serving_anywhere(log, "--host", host):
+        wait_for(lambda: len(served(log)) == 1)
+        (line,) = served(log)
+        assert line["address"].startswith(f"http://{written}:")
+        assert "worker" not in line
+        assert httpx.get(f"{line['address']}/info").status_code == 200
+
+
+def test_workers_say_which_they_are_and_where_they_serve(tmp_path):
+    log = tmp_path / "log"
+    with serving_anywhere(log, "--workers", "2"):
+        wait_for(lambda: len(served(log)) == 2)
+        assert {line["worker"] for line in served(log)} == {0, 1}
+        (url,) = {line["address"] for line in served(log)}
+        assert httpx.get(f"{url}/info").status_code == 200
     lines = parse(log.read_text())
-    assert any("finishing" in line["event"] for line in lines)
+    assert {line["worker"] for line in lines if "finishing" in line["event"]} == {0, 1}
+    (request,) = [line for line in lines if line["event"] == "request"]
+    assert request["worker"] in {0, 1}
+    assert all("worker" in line for line in lines)
 
 
 class Collector(BaseHTTPRequestHandler):

@@ -260,7 +260,7 @@ def test_without_its_packages_grpc_says_what_to_install(tmp_path):
     environment = {"PYTHONPATH": path, "TRITSERVE_GRPC_PORT": "1"}
     run = run_command("serve", "--port", "0", environment=environment)
     assert run.returncode == 1
-    assert "pip install 'tritserve[grpc]'" in run.stderr
+    assert "grpc is missing; install tritserve with its extra 'grpc'" in run.stderr
     assert "Traceback" not in run.stderr
 
 

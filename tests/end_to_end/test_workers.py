@@ -1,5 +1,6 @@
 """Several real server processes on one port."""
 
+import json
 import os
 import shutil
 import signal
@@ -128,8 +129,8 @@ def test_workers_end_when_their_supervisor_is_killed(tmp_path):
 
 def test_a_reload_by_request_reaches_all_workers(tmp_path):
     model = shutil.copy(DEFAULT_MODEL, tmp_path / "model.safetensors")
-    key = {"Authorization": "Bearer a long secret"}
-    environment = {"TRITSERVE_ADMIN_KEY": "a long secret"}
+    key = {"Authorization": "Bearer a-long-secret"}
+    environment = {"TRITSERVE_ADMIN_KEY": "a-long-secret"}
     arguments = ("--workers", "3", "--model", model)
     with serving(*arguments, log=tmp_path / "log", environment=environment) as (url, process):
         wait_for(lambda: len(worker_pids(process)) == 3)
@@ -145,7 +146,12 @@ def test_a_reload_by_request_reaches_all_workers(tmp_path):
         answer = httpx.post(f"{url}/admin/reload", headers=key).raise_for_status()
         second = answer.json()["revision"]
         assert second != first
-        wait_for(lambda: (tmp_path / "log").read_text().count("now serving") >= 3)
+
+        def reloaded():
+            lines = map(json.loads, (tmp_path / "log").read_text().splitlines())
+            return {line["worker"] for line in lines if line.get("revision") == second}
+
+        wait_for(lambda: reloaded() == {0, 1, 2})
         assert revisions() == {second}
 
         model.write_bytes(b"broken")

@@ -71,6 +71,7 @@ FLOORS = {
     "service.oip.grpc_form": 12,
     "service.oip.grpc_extra": 15,
     "service.oip.grpc_server": 14,
+    "service.examples": 11,
     "service.forms": 11,
     "service.oip.routes": 15,
     "service.schemas": 9,

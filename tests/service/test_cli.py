@@ -216,6 +216,17 @@ def test_a_run_goes_where_its_name_says(small, tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "Drehzahl 2.1 🙂" / "checkpoint.json").exists()
 
 
+def test_without_its_packages_training_says_what_to_install(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "service.cli", "pack", str(tmp_path), str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": path}
+    told = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert told.returncode == 1
+    message = "Error: this command needs torch; install tritserve with its extra 'train'\n"
+    assert told.stderr == message
+
+
 def test_the_recipe_of_a_path_with_any_characters_is_read_again(small, tmp_path):
     dataset, _ = small
     moved = dataset.rename(tmp_path / "größe 🙂\x7f.npz")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 METRIC = re.compile(r"\b(?:tritserve|process)_\w+")
 SELECTOR = re.compile(r"\b((?:tritserve|process)_\w+)\{([^}]*)\}")
+MATCHER = re.compile(r'\s*(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"\s*')
+GROUPING = re.compile(r"\bby \(([^)]*)\)")
+EMBEDDING = {"/embed", "/v2/infer", "grpc/ModelInfer"}
 OF_PROMETHEUS = {"instance", "job"}
 
 
@@ -47,7 +51,25 @@ def series(engine):
                     labels.setdefault(label, set()).add(value)
         return found
 
-    return ask(engine, talk)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return ask(engine, talk, grpc_port=port)
+
+
+def matchers(selector):
+    found = [MATCHER.fullmatch(part) for part in re.split(r",(?=\s*\w+\s*[=!])", selector)]
+    assert all(found), f"{{{selector}}} cannot be read"
+    return [match.groups() for match in found]
+
+
+def matched(values, operator, pattern):
+    """Those of the values that a matcher names, be it to take or to leave them."""
+    if not operator.endswith("~"):
+        return {pattern} & values
+    # Each alternative is there for something.
+    several = [{v for v in values if re.fullmatch(one, v)} for one in pattern.split("|")]
+    return set().union(*several) if all(several) else set()
 
 
 def test_every_metric_and_label_exists_from_the_start(series):
@@ -58,17 +80,52 @@ def test_every_metric_and_label_exists_from_the_start(series):
         assert names <= set(series), f"{place}: no {names - set(series)}"
         used |= names
         for name, selector in SELECTOR.findall(expression):
-            for label, operator, value in re.findall(r'(\w+)(!?=~?)"([^"]*)"', selector):
+            for label, operator, value in matchers(selector):
                 if label in OF_PROMETHEUS:
                     continue
                 assert label in series[name], f"{place}: {name} has no {label}"
-                if operator == "=":
-                    assert value in series[name][label], f"{place}: {label} is never {value}"
-                if operator == "=~":
-                    assert any(re.fullmatch(value, text) for text in series[name][label])
+                assert matched(series[name][label], operator, value), f"{place}: no {label} {value}"
+        labels = OF_PROMETHEUS.union(*(series[name] for name in names))
+        for grouping in GROUPING.findall(expression):
+            assert {label.strip() for label in grouping.split(",")} <= labels, place
     families = {re.sub("_(bucket|count|sum|total|created)$", "", n) for n in series}
     shown = {re.sub("_(bucket|count|sum|total)$", "", name) for name in used}
     assert {n for n in families if n.startswith("tritserve_")} <= shown, "shown nowhere"
+
+
+def left_by(expression, label, values):
+    """What is left of a label's values in each selector of an expression that names it."""
+    for _, selector in SELECTOR.findall(expression):
+        left = set(values)
+        for name, operator, pattern in matchers(selector):
+            if name == label:
+                hit = {v for v in values if re.fullmatch(pattern, v)}
+                left &= values - hit if operator.startswith("!") else hit
+        if left != values:
+            yield left
+
+
+def test_embeddings_are_counted_whatever_protocol_asks_for_them(series):
+    routes = series["tritserve_requests_total"]["route"]
+    by_title = {}
+    for title, expression in expressions():
+        by_title.setdefault(title, []).extend(left_by(expression, "route", routes))
+    for title in ("Embedding requests a second", "p99 of embedding requests"):
+        assert by_title[title] == [EMBEDDING], title
+    assert by_title["Time to answer embedding requests"] == [EMBEDDING] * 3
+    # Probes, which are answered 503 on purpose, are neither errors nor traffic.
+    probes = {"/health/live", "/health/ready", "/v2/health", "grpc/ServerLive", "grpc/ServerReady"}
+    asked = routes - probes - {"/metrics"}
+    assert by_title["Answers by status"] == [asked]
+    assert by_title["TritserveErrors"] == [asked] * 2
+
+
+def test_what_a_client_causes_is_no_error_of_the_service(series):
+    rule = rules()["TritserveErrors"]["expr"]
+    statuses = series["tritserve_requests_total"]["status"]
+    assert list(left_by(rule, "status", statuses)) == [{"500", "503"}]
+    # How long a request takes to arrive is up to the client.
+    assert "tritserve_request_seconds" not in rules()["TritserveSlow"]["expr"]
 
 
 def test_the_rules_cover_what_can_go_wrong():
@@ -126,10 +183,27 @@ def test_compose_mounts_what_is_there_and_what_is_read():
         assert panel["datasource"]["uid"] == source["uid"]
 
 
+def test_the_example_mounts_the_folder_of_the_model():
+    """A mounted file would stay the old one: `pack` puts a new one in its place."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    lines = re.findall(r"^    # (volumes|environment): (.+)$", text, re.MULTILINE)
+    example = {key: yaml.safe_load(value) for key, value in lines}
+    ((_, target, mode),) = [volume.split(":") for volume in example["volumes"]]
+    assert mode == "ro"
+    assert str(Path(example["environment"]["TRITSERVE_MODEL"]).parent) == target
+
+
+def test_nobody_logs_in_to_grafana():
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    environment = compose["services"]["grafana"]["environment"]
+    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert environment["GF_AUTH_BASIC_ENABLED"] == "false"
+
+
 def test_series_that_count_are_zero_from_the_start(series, engine):
     assert series["tritserve_refused_connections_total"]["reason"] == set(REFUSALS)
     routes = series["tritserve_request_seconds_count"]["route"]
-    assert {"/embed", "/info", "/metrics", "other"} <= routes
+    assert {"/embed", "/info", "/metrics", "/v2/health", "other"} <= routes
     assert series["tritserve_requests_total"]["route"] == routes
 
     async def talk(client):
@@ -137,6 +211,11 @@ def test_series_that_count_are_zero_from_the_start(series, engine):
         text = (await client.get("/metrics")).text
         assert 'tritserve_requests_total{route="other",status="404"} 1.0' in text
         assert 'tritserve_request_seconds_count{route="other"} 1.0' in text
+        for path in ("live", "ready"):
+            assert (await client.get(f"/v2/health/{path}")).status_code == 200
+        text = (await client.get("/metrics")).text
+        assert 'tritserve_requests_total{route="/v2/health",status="200"} 2.0' in text
+        assert 'tritserve_requests_total{route="/v2",status="200"} 0.0' in text
         assert "tritserve_ready 1.0" in text
         assert "tritserve_stuck 0.0" in text
         await client.post("/embed", json={"sequences": [[[0.0] * 3] * 4]})

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.embedding import EmbeddingService
-from service.settings import Settings, SettingsError, read_settings
+from service.settings import Settings, SettingsError
 from tests.service.live import Watched, ask
 
 BODY = {"sequences": [[[0.0] * 3]]}
@@ -101,19 +101,6 @@ def test_origins_that_match_nothing_are_an_error_at_the_start(origins, monkeypat
 def test_origins_are_separated_by_commas(monkeypatch):
     monkeypatch.setenv("TRITSERVE_CORS_ORIGINS", "https://a.example, http://localhost:3000")
     assert Settings().cors_origins == ["https://a.example", "http://localhost:3000"]
-
-
-def test_unknown_variables_are_an_error(monkeypatch):
-    monkeypatch.setenv("TRITSERVE_PORT", "7")
-    monkeypatch.setenv("TRITSERVE_ISA", "scalar")
-    assert read_settings().port == 7
-    assert read_settings(port=8).port == 8
-    monkeypatch.setenv("TRITSERVE_PORT", "many")
-    with pytest.raises(SettingsError, match="settings: port: "):
-        read_settings()
-    monkeypatch.setenv("TRITSERVE_PROT", "7")
-    with pytest.raises(SettingsError, match=r"TRITSERVE_PROT: no such setting; there are .*PORT"):
-        read_settings()
 
 
 def test_cors_is_off_unless_set(engine):
