@@ -81,7 +81,6 @@ class _Server(uvicorn.Server):
         handshakes = Handshakes(self._make_protocol, self._context, settings, metrics)
         for listener in sockets:
             self._accepting.append(asyncio.create_task(handshakes.accept(listener)))
-            log.info("listening on https://%s:%d", settings.host, listener.getsockname()[1])
 
     def _make_protocol(self) -> Any:
         return self.config.http_protocol_class(  # type: ignore[call-arg]
