@@ -183,8 +183,8 @@ def test_a_reload_that_does_not_end_keeps_nothing_alive(tmp_path):
     model = tmp_path / "model.safetensors"
     shutil.copy(DEFAULT_MODEL, model)
     log = tmp_path / "log"
-    environment = {"TRITSERVE_ADMIN_KEY": "a long secret"}
-    key = {"Authorization": "Bearer a long secret"}
+    environment = {"TRITSERVE_ADMIN_KEY": "a-long-secret"}
+    key = {"Authorization": "Bearer a-long-secret"}
     with (
         serving("--model", model, log=log, environment=environment) as (url, process),
         ThreadPoolExecutor() as pool,
