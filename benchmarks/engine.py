@@ -1,6 +1,6 @@
 """Times a forward pass against the float twin in torch and ONNX Runtime, in one interleaved run.
 
-    python -m benchmarks.engine [--seconds 4] [--threads 1 2] [--batches 1 8 32 256]
+    python -m benchmarks.engine [--seconds 12] [--threads 1 2] [--batches 1 8 32 256]
 
 The model is the seed's encoder: embed 287, hidden 256, 4 heads, 4 layers, 60 timesteps. Prints a
 table and ends in one JSON line.
@@ -22,7 +22,8 @@ from benchmarks.peers import peers
 from model.engine import Engine
 from tests.builders import random_packed
 
-REST_SECONDS = 0.05  # ONNX Runtime's threads spin for 25 ms after a run
+# ONNX Runtime's threads go on spinning after a run: for 25 ms on one machine, over 50 on another.
+REST_SECONDS = 0.2
 SEED = {"embed_dim": 287, "hidden_size": 256, "num_heads": 4, "num_layers": 4, "window_size": 60}
 MEMORY_PROBE = """
 import json, os, sys, time
@@ -69,7 +70,7 @@ def measure(runs: dict, seconds: float) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 256])
     arguments = parser.parse_args()
