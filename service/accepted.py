@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from service.body import BodyBudget, Lease
-from service.errors import UnavailableError
+from service.errors import StoppedError
 from service.served import ServedModel
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ class AcceptedRequests:
         self.tasks: set[asyncio.Task[Any]] = set()
 
     def give_up(self) -> None:
-        """Ends all of them with UnavailableError, wherever they are."""
+        """Ends all of them with StoppedError, wherever they are."""
         self.given_up = True
         for task in self.tasks:
             task.cancel()
@@ -73,4 +73,4 @@ class Accepted:
         self._lease.give_back()
         if self._requests.given_up and kind is asyncio.CancelledError:
             self._task.uncancel()
-            raise UnavailableError("the service stops, and this was not done in time") from None
+            raise StoppedError from None

@@ -153,6 +153,13 @@ class UnavailableError(ServiceError):
         return {"Retry-After": "1"}
 
 
+class StoppedError(UnavailableError):
+    """The service stops, and waits no longer for the request."""
+
+    def __init__(self) -> None:
+        super().__init__("the service stops, and this was not done in time")
+
+
 class DeadlineError(ServiceError):
     """The request's own time limit passed before it was answered."""
 

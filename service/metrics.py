@@ -29,7 +29,11 @@ SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 REFUSALS = (
-    *("slow_headers", "large_headers", "malformed", "slow_reader", "too_many"),
+    "slow_headers",
+    "large_headers",
+    "malformed",
+    "slow_reader",
+    "too_many",
     # Of TLS, that failed or took too long.
     "handshake",
 )

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.types import FilteringBoundLogger
 
 from service.answers import error_answer
-from service.errors import UnavailableError
+from service.errors import StoppedError
 from service.metrics import Metrics
 from service.notes import levels, name_request
 from service.paths import is_polled, route_of
@@ -74,8 +74,7 @@ class Observed:
             # The server waits no longer for its last requests.
             if status is not None:
                 raise
-            stopped = UnavailableError("the service stops, and this was not done in time")
-            await error_answer(stopped, path)(scope, receive, count_sent)
+            await error_answer(StoppedError(), path)(scope, receive, count_sent)
         finally:
             seconds = time.perf_counter() - start
             self._metrics.time_request(route, seconds)

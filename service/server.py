@@ -153,7 +153,8 @@ def run(
     app = create_app(settings, load_engine(settings), traces, reload_others)
     service: EmbeddingService = app.state.service
     context = tls_context(settings)
-    if context and listener is None:
+    if listener is None and (context or settings.port == 0):
+        # Handshakes are ours; and the log can say which port it is.
         listener = settings.listen(settings.port)
     config = uvicorn.Config(
         app,
@@ -167,10 +168,7 @@ def run(
         server_header=False,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
-    if listener is None and settings.port == 0:
-        # So that the log can say which port it is.
-        listener = settings.listen(0)
-    scheme = "https" if settings.ssl_certfile else "http"
+    scheme = "https" if context else "http"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     port = listener.getsockname()[1] if listener else settings.port
     service.address = f"{scheme}://{host}:{port}"

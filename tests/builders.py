@@ -8,6 +8,7 @@ import torch
 
 from model.bitnet import BitNet
 from model.config import ModelConfig
+from model.engine import Engine
 from model.export import export
 from model.packed import PackedModel, unpack
 from model.sequences import Sequences
@@ -55,6 +56,13 @@ def random_packed(
 ) -> tuple[BitNet, PackedModel]:
     model = random_bitnet(seed, **options)
     return model, export(model, path, name=name, training={"seed": seed})
+
+
+def shared_engine(packed: PackedModel, **options) -> Engine:
+    """An engine whose threads share the smallest batch, which they would not do by themselves."""
+    engine = Engine(packed, **options)
+    engine._encoder.alone_work = 0
+    return engine
 
 
 def torch_embed(model: BitNet, batch: Sequences) -> np.ndarray:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from model.engine import Engine
-from tests.builders import random_batch, random_packed
+from tests.builders import random_batch, random_packed, shared_engine
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
@@ -19,13 +19,6 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
     return random_packed(tmp_path_factory.mktemp("fork") / "m")[1]
-
-
-def busy_engine(packed, threads):
-    """An engine whose threads share the smallest batch."""
-    engine = Engine(packed, threads=threads)
-    engine._encoder.alone_work = 0
-    return engine
 
 
 def forked(check):
@@ -54,7 +47,7 @@ def ends_well(child, seconds=20):
 
 
 def test_a_forked_child_computes_the_same(packed):
-    engine = busy_engine(packed, 2)
+    engine = shared_engine(packed, threads=2)
     batch = random_batch([60, 60, 9], 5)
     expected = engine.embed(batch.values, batch.lengths).tobytes()
     assert ends_well(
@@ -65,7 +58,7 @@ def test_a_forked_child_computes_the_same(packed):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_child_forked_while_another_thread_embeds_computes_the_same(packed, threads):
-    engines = [busy_engine(packed, threads) for _ in range(2)]
+    engines = [shared_engine(packed, threads=threads) for _ in range(2)]
     batch = random_batch([60] * 50, 5)
     expected = engines[0].embed(batch.values, batch.lengths).tobytes()
     over, answers = threading.Event(), []

@@ -15,7 +15,7 @@ from model.engine import Engine, EngineError
 from model.packed import PackedFileError, read
 from model.reference import Reference
 from model.trits import pack_binary, pack_ternary
-from tests.builders import SETTINGS, cosines, random_batch, random_packed
+from tests.builders import SETTINGS, cosines, random_batch, random_packed, shared_engine
 
 KERNELS = _native.supported()
 PACK = {"ternary": pack_ternary, "binary": pack_binary}
@@ -30,13 +30,6 @@ def product(q, weights, quantize, isa):
     out = np.empty((len(q), -(-outputs // 16) * 16), dtype=np.int32)
     matrix.matmul(q, out)
     return out[:, :outputs]
-
-
-def shared_engine(packed, **options):
-    """An engine whose threads share the smallest batch, which they would not do by themselves."""
-    engine = Engine(packed, **options)
-    engine._encoder.alone_work = 0
-    return engine
 
 
 @pytest.mark.parametrize("isa", KERNELS)
