@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from model import _native
 from model.errors import UserError
-from model.golden import MIN_AGREEMENT, agreement
+from model.golden import disagreement
 from model.packed import PackedFileError, PackedModel, read
 from model.sequences import (
     FloatArray,
@@ -160,11 +160,10 @@ class Engine:
             got = self.embed(values, np.array([len(values)]))[0]
         except SequenceError as error:
             raise PackedFileError(f"the golden vector cannot be computed: {error}") from error
-        agreed = agreement(got, expected)
-        if not agreed >= MIN_AGREEMENT:
+        if difference := disagreement(got, expected):
             raise PackedFileError(
-                f"the model does not reproduce its golden vector: they agree to {agreed:.6f}, "
-                f"at least {MIN_AGREEMENT} is needed; its config or weights were changed"
+                f"the model does not reproduce its golden vector: {difference}; its config or "
+                "weights were changed"
             )
 
 

@@ -10,7 +10,7 @@ import torch
 from model.bitlinear import BitLinear
 from model.bitnet import BitNet
 from model.errors import UserError
-from model.golden import MIN_AGREEMENT, agreement, golden_sequence
+from model.golden import disagreement, golden_sequence
 from model.layout import layout
 from model.packed import PackedLayer, PackedModel, parse, serialize
 from model.reference import Reference
@@ -57,12 +57,8 @@ def export(model: BitNet, path: Path, *, name: str, training: Mapping[str, Any])
     data = serialize(config=config, name=name, training=training, layers=layers, tensors=tensors)
     packed = parse(data)
     computed = Reference(packed).embed(golden, np.array([len(golden)]))[0]
-    agreed = agreement(computed, embedding)
-    if not agreed >= MIN_AGREEMENT:
-        raise ExportError(
-            f"the packed model disagrees with the trained one: they agree to {agreed:.6f}, "
-            f"at least {MIN_AGREEMENT} is needed"
-        )
+    if difference := disagreement(computed, embedding):
+        raise ExportError(f"the packed model disagrees with the trained one: {difference}")
     replace_file(path, data)
     return packed
 

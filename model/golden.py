@@ -29,11 +29,18 @@ def golden_sequence(config: ModelConfig, mean: FloatArray, std: FloatArray) -> F
     return mean + std * noise
 
 
-def agreement(got: FloatArray, expected: FloatArray) -> float:
-    """The cosine of two embeddings `[hidden_size]` times the ratio of their norms, at most 1.
+def disagreement(computed: FloatArray, expected: FloatArray) -> str:
+    """How an embedding differs from the one it should be; empty if they agree.
 
-    1 for two that are equal, zero embeddings too.
+    Measured by their cosine times the ratio of their norms, 1 for two that are equal.
+
+    Args:
+        computed: `[hidden_size]` float32.
+        expected: `[hidden_size]` float32.
     """
-    got, expected = got.astype(np.float64), expected.astype(np.float64)
-    largest = max(float(got @ got), float(expected @ expected))
-    return float(got @ expected) / largest if largest else 1.0
+    got, wanted = computed.astype(np.float64), expected.astype(np.float64)
+    largest = max(float(got @ got), float(wanted @ wanted))
+    agreement = float(got @ wanted) / largest if largest else 1.0
+    if agreement >= MIN_AGREEMENT:
+        return ""
+    return f"they agree to {agreement:.6f}, at least {MIN_AGREEMENT} is needed"

@@ -22,7 +22,7 @@ def test_a_model_that_cannot_be_packed_leaves_the_earlier_file(tmp_path, monkeyp
     path = tmp_path / "model.safetensors"
     random_packed(path)
     before = path.read_bytes()
-    monkeypatch.setattr("model.export.MIN_AGREEMENT", 2)
+    monkeypatch.setattr("model.golden.MIN_AGREEMENT", 2)
     with pytest.raises(ExportError, match="disagrees with the trained one"):
         random_packed(path, seed=1)
     assert path.read_bytes() == before
