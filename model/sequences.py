@@ -173,13 +173,25 @@ def check_lengths(lengths: npt.NDArray[Any], timesteps: int) -> LengthArray:
         )
     if not len(lengths):
         raise SequenceError("a batch needs at least one sequence")
+    # First what any number of lengths is refused by at once, and no sum overflows after.
+    if len(lengths) > timesteps:
+        raise SequenceError(
+            f"values hold {timesteps} timesteps, fewer than the {len(lengths)} sequences; "
+            "each has 1 or more"
+        )
     empty = np.flatnonzero(lengths < 1)
     if len(empty):
         row = int(empty[0])
         raise SequenceError(
             f"sequence {row} has length {lengths[row]}; a sequence has 1 timestep or more", row
         )
-    total = sum(lengths.tolist())
+    longest = int(lengths.argmax())
+    if lengths[longest] > timesteps:
+        raise SequenceError(
+            f"sequence {longest} has length {lengths[longest]}, values hold {timesteps} timesteps",
+            longest,
+        )
+    total = int(lengths.sum(dtype=np.int64))
     if total != timesteps:
         raise SequenceError(f"lengths add up to {total} timesteps, values hold {timesteps}")
     return lengths.astype(np.int64)
