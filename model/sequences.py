@@ -173,17 +173,18 @@ def check_lengths(lengths: npt.NDArray[Any], timesteps: int) -> LengthArray:
         )
     if not len(lengths):
         raise SequenceError("a batch needs at least one sequence")
-    # First what any number of lengths is refused by at once, and no sum overflows after.
+    shortest = int(lengths.argmin())
+    if lengths[shortest] < 1:
+        raise SequenceError(
+            f"sequence {shortest} has length {lengths[shortest]}; a sequence has 1 timestep or "
+            "more",
+            shortest,
+        )
+    # No sum overflows of what is not refused here.
     if len(lengths) > timesteps:
         raise SequenceError(
             f"values hold {timesteps} timesteps, fewer than the {len(lengths)} sequences; "
             "each has 1 or more"
-        )
-    empty = np.flatnonzero(lengths < 1)
-    if len(empty):
-        row = int(empty[0])
-        raise SequenceError(
-            f"sequence {row} has length {lengths[row]}; a sequence has 1 timestep or more", row
         )
     longest = int(lengths.argmax())
     if lengths[longest] > timesteps:

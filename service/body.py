@@ -1,4 +1,4 @@
-"""A request's body, and whether its client is still there."""
+"""The bodies of requests: what memory they take, and whether their clients are still there."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -16,24 +16,18 @@ T = TypeVar("T")
 
 
 class BodyBudget:
-    """Memory for the bodies of all requests that are being read or answered.
+    """Memory for the bodies of all requests and answers, from when they come until they are sent.
 
-    The queue counts timesteps, which are known only once a body is there; this bounds what many
-    clients can make the service hold before that.
+    The queue counts timesteps, which are known only once a body is there, and are forgotten once
+    they are computed; this bounds what many clients can make the service hold before and after.
+
+    Args:
+        limit: bytes. What is alone is never refused.
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self.used = 0
-
-    def take(self, size: int) -> None:
-        """Raises QueueFullError if there is no room for `size` more bytes."""
-        if self.used and self.used + size > self._limit:
-            raise QueueFullError(
-                f"the bodies of other requests hold {self.used} bytes, of {self._limit} for all",
-                retry_after=1,
-            )
-        self.used += size
 
 
 class Lease:
@@ -44,14 +38,31 @@ class Lease:
         self.size = 0
 
     def grow(self, size: int) -> None:
-        """Takes `size` bytes more; see `BodyBudget.take`."""
-        self._budget.take(size)
-        self.size += size
+        """Takes `size` bytes more.
+
+        Raises:
+            QueueFullError: there is no room for them beside what others hold.
+        """
+        budget = self._budget
+        others = budget.used - self.size
+        if others and budget.used + size > budget.limit:
+            raise QueueFullError(
+                f"other requests and answers hold {others} bytes, of {budget.limit} for all",
+                retry_after=1,
+            )
+        self._set(self.size + size)
+
+    def shrink(self, size: int) -> None:
+        """Keeps `size` bytes, and gives back the rest."""
+        self._set(min(size, self.size))
 
     def give_back(self) -> None:
         """Ends it."""
-        self._budget.used -= self.size
-        self.size = 0
+        self._set(0)
+
+    def _set(self, size: int) -> None:
+        self._budget.used += size - self.size
+        self.size = size
 
 
 async def read_body(incoming: Incoming, limit: int, seconds: float, lease: Lease) -> bytes:

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,14 +16,14 @@ from fastapi import Response
 from model.engine import Engine
 from model.packed import PackedFileError
 from model.sequences import Sequences
-from service.accepted import Accepted, AcceptedRequests
+from service.accepted import Accepted, AcceptedRequests, HeldAnswer
 from service.body import BodyBudget, read_body, while_connected
 from service.compression import decompress
 from service.errors import InvalidError, UnavailableError
 from service.forms import Form
 from service.incoming import Incoming
 from service.jobs import Result
-from service.media import BINARY_TYPES, OCTETS
+from service.media import BINARY_TYPES, JSON, OCTETS
 from service.metrics import Metrics
 from service.options import finish, truncate
 from service.served import ServedModel, load_engine
@@ -35,6 +35,10 @@ from service.wire import EmbedAnswer, EmbedRequest
 # about a millisecond for so much.
 INLINE_JSON_BYTES = 64 * 1024
 INLINE_BINARY_BYTES = 2 * 1024 * 1024
+
+FLOAT_BYTES = 4
+# The most that a float32 takes, with a comma: -1.17549435e-38
+JSON_NUMBER_BYTES = 16
 
 REFRESH_SECONDS = 1.0
 
@@ -165,7 +169,7 @@ class EmbeddingService:
         return {"name": model.name, "revision": model.revision, "kernel": engine.kernel}
 
     def accept(self) -> Accepted:
-        """For the time of one request, from before its body is read until its answer.
+        """For the time of one request, from before its body is read until its answer is sent.
 
         Raises:
             UnavailableError: no requests are answered now.
@@ -176,27 +180,27 @@ class EmbeddingService:
 
     async def answer(self, incoming: Incoming, form: Form) -> Response:
         """One request for embeddings over HTTP, written in a form."""
-        with self.accept() as (served, lease):
+        with ExitStack() as stack:
+            accepted = stack.enter_context(self.accept())
             received = time.monotonic()
             deadline = read_deadline(incoming.headers.get("x-request-timeout-ms"), received)
             limit, seconds = self.settings.max_body_bytes, self.settings.body_seconds
-            body = await read_body(incoming, limit, seconds, lease)
+            body = await read_body(incoming, limit, seconds, accepted.lease)
             encoding = incoming.headers.get("content-encoding")
             if encoding is not None:
                 # In a thread, for a few bytes may become very many.
                 work = partial(decompress, body, encoding, limit)
                 body = await self._requests.in_thread(work)
-                lease.grow(max(0, len(body) - lease.size))
-            content, headers = await self.embed(
-                body, form, served, received, deadline, partial(while_connected, incoming.receive)
-            )
-        return Response(content, headers=headers)
+                accepted.lease.grow(max(0, len(body) - accepted.lease.size))
+            wait = partial(while_connected, incoming.receive)
+            content, headers = await self.embed(body, form, accepted, received, deadline, wait)
+            return HeldAnswer(content, headers, stack.pop_all())
 
     async def embed(
         self,
         body: bytes,
         form: Form,
-        served: ServedModel,
+        accepted: Accepted,
         received: float,
         deadline: float | None,
         wait: Callable[[Coroutine[Any, Any, Result]], Awaitable[Result]] = _wait,
@@ -206,14 +210,18 @@ class EmbeddingService:
         Args:
             body: written in the form.
             form: reads the body and writes the answer.
-            served: the model, as `accept` gave it.
+            accepted: the request's hold; of its memory, the answer's is left.
             received: when the request came, on the clock of `time.monotonic`.
             deadline: on the same clock; after it, nothing is computed.
             wait: awaits the computation, for as long as somebody wants the answer.
 
         Returns:
             The answer's body and headers.
+
+        Raises:
+            ServiceError: the request is refused.
         """
+        served, lease = accepted.served, accepted.lease
 
         def decode() -> tuple[EmbedRequest, Sequences, list[int]]:
             asked = form.decode(body, served.limits)
@@ -222,6 +230,7 @@ class EmbeddingService:
 
         with stage("decode"):
             asked, sequences, truncated = await self._aside(len(body), form.content_type, decode)
+        lease.grow(len(sequences) * _most_answer_bytes(served, form))
         result = await wait(served.compute(sequences, deadline))
 
         def encode() -> tuple[bytes, dict[str, str]]:
@@ -238,14 +247,21 @@ class EmbeddingService:
             return encoded
 
         with stage("encode"):
-            encoded = await self._aside(result.rows.nbytes, form.answer_type, encode)
+            content, headers = await self._aside(result.rows.nbytes, form.answer_type, encode)
+        lease.shrink(len(content))
         self.metrics.timesteps.inc(len(sequences.values))
-        return encoded
+        return content, headers
 
     async def _aside(self, size: int, media_type: str | None, work: Callable[[], T]) -> T:
         """Runs `work` here if it is quick, in a thread if it would hold up other requests."""
         limit = INLINE_BINARY_BYTES if media_type in INLINE_TYPES else INLINE_JSON_BYTES
         return work() if size <= limit else await self._requests.in_thread(work)
+
+
+def _most_answer_bytes(served: ServedModel, form: Form) -> int:
+    """Bytes that one sequence's embedding may take, as it is computed and as it is written."""
+    written = JSON_NUMBER_BYTES if form.answer_type == JSON else FLOAT_BYTES
+    return int(served.about["output_size"]) * (FLOAT_BYTES + written)
 
 
 def _timing(result: Result, total: float) -> dict[str, float]:

@@ -82,7 +82,8 @@ class Settings(BaseSettings):
     """Threads of the engine; the processors it may use, shared among workers, if not given."""
     max_body_bytes: int = Field(default=64 * 2**20, ge=1)
     max_bodies_bytes: int = Field(default=512 * 2**20, ge=1)
-    """Bodies of all requests at once; more is answered 429."""
+    """Bodies of all requests at once, and of their answers until they are sent; more is answered
+    429."""
     body_seconds: float = Field(default=30.0, gt=0.0)
     """How long a body may take to arrive; then the answer is 408."""
     header_seconds: float = Field(default=10.0, gt=0.0)

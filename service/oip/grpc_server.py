@@ -249,14 +249,14 @@ class _Calls:
         raise UnparseableError("the call has no message")
 
     async def _infer(self, context: Context) -> bytes:
-        with self._service.accept() as (served, lease):
+        with self._service.accept() as accepted:
             received = time.monotonic()
             remaining = context.time_remaining()
             body = await self._read(context)
-            lease.grow(len(body))
+            accepted.lease.grow(len(body))
             deadline = None if remaining is None else received + remaining
-            form = GrpcForm(served.about["name"])
-            answer, _ = await self._service.embed(body, form, served, received, deadline)
+            form = GrpcForm(accepted.served.about["name"])
+            answer, _ = await self._service.embed(body, form, accepted, received, deadline)
             return answer
 
     def _describe(self, method: str, body: bytes) -> bytes:

@@ -237,6 +237,31 @@ def test_a_client_that_reads_slowly_gets_everything(url):
     assert refused(url, "slow_reader") == before
 
 
+def read_all(connection):
+    """How much still comes of an answer of `ask_for_much`."""
+    received = 0
+    while received < 10_000 * 512 * 4:
+        data = connection.recv(1 << 20)
+        assert data, "it was cut off"
+        received += len(data)
+
+
+def test_answers_that_nobody_takes_share_the_memory_of_bodies(tmp_path):
+    random_packed(tmp_path / "m", embed_dim=1, hidden_size=512, num_layers=1, window_size=9)
+    environment = {"TRITSERVE_MAX_BODIES_BYTES": "55000000"}
+    log = tmp_path / "log"
+    with (
+        serving("--model", tmp_path / "m", log=log, environment=environment) as (url, _),
+        ask_for_much(url) as first,
+    ):
+        assert first.recv(15).startswith(b"HTTP/1.1 200")
+        with ask_for_much(url) as second:
+            assert answer(second.recv(65536))[0] == 429
+        read_all(first)
+        with ask_for_much(url) as third:
+            read_all(third)
+
+
 @pytest.mark.parametrize("piece", [1 << 30, 50_000])
 def test_large_requests_that_follow_without_waiting_are_all_answered(url, piece):
     stream = io.BytesIO()

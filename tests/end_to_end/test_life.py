@@ -1,5 +1,6 @@
 """A real server process: how it starts, drains, reloads and ends."""
 
+import io
 import json
 import os
 import shutil
@@ -36,6 +37,12 @@ def slow_model(tmp_path_factory):
 
 def large_batch(count=24):
     return np.random.default_rng(0).standard_normal((count, 500, 64)).astype(np.float32)
+
+
+def npy(array):
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
 
 
 def embed(url, batch):
@@ -75,6 +82,39 @@ def test_a_signal_lets_accepted_requests_finish(slow_model, tmp_path, number):
     engine = Engine.load(slow_model)
     expected = engine.embed(batch.reshape(-1, 64), np.full(len(batch), 500))
     assert embeddings.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("seconds", [None, "0.5"])
+def test_an_answer_on_its_way_is_finished_too(tmp_path, seconds):
+    random_packed(tmp_path / "m", embed_dim=1, hidden_size=512, num_layers=1, window_size=9)
+    log, size = tmp_path / "log", 10_000 * 512 * 4
+    environment = {"TRITSERVE_DRAIN_SECONDS": seconds} if seconds else {}
+    with (
+        serving("--model", tmp_path / "m", log=log, environment=environment) as (url, process),
+        httpx.stream(
+            "POST",
+            f"{url}/embed",
+            content=npy(np.zeros((10_000, 1, 1), np.float32)),
+            headers={"Content-Type": "application/x-npy", "Accept": "application/x-npy"},
+        ) as answer,
+    ):
+        pieces = answer.iter_raw(1_000_000)
+        received = len(next(pieces))
+        process.send_signal(signal.SIGTERM)
+        if seconds:
+            with pytest.raises(httpx.RemoteProtocolError):
+                for piece in pieces:
+                    time.sleep(0.3)
+                    received += len(piece)
+            assert received < size
+            assert process.wait(10) == 1
+        else:
+            for piece in pieces:
+                # More than uvicorn would wait for.
+                time.sleep(0.4)
+                received += len(piece)
+            assert received > size
+            assert process.wait(10) == 0
 
 
 def test_a_second_signal_ends_at_once(slow_model, tmp_path):

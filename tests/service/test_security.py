@@ -1,4 +1,5 @@
 import asyncio
+import gzip
 import io
 import json
 import threading
@@ -267,27 +268,53 @@ def test_a_slow_body_is_given_up(engine):
     ask(engine, talk, body_seconds=0.1)
 
 
-def test_bodies_of_many_requests_share_a_budget(engine):
-    gate = threading.Event()
+def npy(sequences):
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((sequences, 9, 3), np.float32))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("what", ["body", "decompressed body", "answer"])
+def test_what_many_requests_hold_shares_a_budget(engine, what):
+    gate, entered = threading.Event(), threading.Event()
+    width = engine.model.config.hidden_size
+    headers = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
+    body, limit = npy(20), 3000
+    if what == "decompressed body":
+        body, headers["Content-Encoding"] = gzip.compress(body), "gzip"
+        assert 2 * len(body) + 40 * 4 * width < limit < 2 * len(npy(20))
+    if what == "answer":
+        body, headers["Accept"] = npy(1), "application/json"
+        limit = 2 * len(body) + 16 * width
+
+    def compute(*_):
+        entered.set()
+        gate.wait(10)
 
     async def talk(client):
-        stream = io.BytesIO()
-        np.save(stream, np.zeros((20, 9, 3), np.float32))
-        headers = {"Content-Type": "application/x-npy"}
-
         def post():
-            return client.post("/embed", content=stream.getvalue(), headers=headers)
+            return client.post("/embed", content=body, headers=headers)
 
         held = asyncio.create_task(post())
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(entered.wait, 10)
         answer = await post()
         assert answer.status_code == 429
+        assert "other requests and answers hold" in answer.json()["error"]["message"]
         assert answer.headers["retry-after"] == "1"
         gate.set()
         assert (await held).status_code == 200
         assert (await post()).status_code == 200
 
-    ask(Watched(engine, lambda *_: gate.wait(10)), talk, max_bodies_bytes=3000)
+    ask(Watched(engine, compute), talk, max_bodies_bytes=limit)
+
+
+def test_a_request_alone_is_not_refused_for_what_it_holds(engine):
+    async def talk(client):
+        headers = {"Content-Type": "application/x-npy"}
+        for _ in range(2):
+            assert (await client.post("/embed", content=npy(20), headers=headers)).is_success
+
+    ask(engine, talk, max_bodies_bytes=10)
 
 
 @pytest.mark.parametrize("depth", [10, 1000, 100_000])

@@ -414,9 +414,9 @@ def note_deadlines(service):
     """The list to which the deadline of every call is added, as the service is told it."""
     deadlines, embed = [], service.embed
 
-    async def noting(body, form, served, received, deadline):
+    async def noting(body, form, accepted, received, deadline):
         deadlines.append(deadline)
-        return await embed(body, form, served, received, deadline)
+        return await embed(body, form, accepted, received, deadline)
 
     service.embed = noting
     return deadlines

@@ -326,19 +326,6 @@ def test_any_input_is_read_or_refused(data, shape, datatype, name, size):
         assert np.isfinite(request.sequences.values).all()
 
 
-def test_memory_for_bodies_is_counted_as_decompressed(engine):
-    async def talk(client):
-        body = json.dumps({"sequences": [[[0.0] * 3]]}).encode() + b" " * 80_000
-        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-        answer = await client.post("/embed", content=gzip.compress(body), headers=headers)
-        assert answer.status_code == 429, answer.text
-        headers["Content-Encoding"] = "identity"
-        answer = await client.post("/embed", content=body[:40_000], headers=headers)
-        assert answer.status_code == 200, answer.text
-
-    ask(engine, talk, max_bodies_bytes=50_000)
-
-
 @pytest.mark.parametrize(
     "name", ["lab/vowels", "a/b/c", "lab/versions/1/x", "infer", "ready", "é?"]
 )
