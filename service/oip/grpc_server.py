@@ -4,7 +4,6 @@ Requests are taken as streams of one message, which is the same on the wire: so 
 readiness are looked at before the message is read, and a message that drips is given up.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -22,7 +21,6 @@ from service.embedding import EmbeddingService
 from service.errors import (
     ClientGoneError,
     ServiceError,
-    SlowBodyError,
     UnauthorizedError,
     UnavailableError,
     UnparseableError,
@@ -39,6 +37,7 @@ from service.oip.grpc_messages import (
     ServerMetadataResponse,
     ServerReadyResponse,
 )
+from service.oip.grpc_reading import Context, MessageReader
 from service.oip.tensors import METHODS, check_model, model_metadata, server_metadata
 from service.security import bearer, is_one_of
 from service.settings import Settings, SettingsError
@@ -74,8 +73,6 @@ CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-
-Context = grpc.aio.ServicerContext[bytes, bytes]
 
 log = logging.getLogger("tritserve")
 
@@ -151,11 +148,10 @@ class _Calls:
         self._service = service
         self._spans = ServerSpans(traces) if traces else None
         self._keys = service.settings.read_api_keys()
-        # gRPC puts messages together by itself: so many at once as the budget of bodies has room.
         settings = service.settings
-        self._reading = asyncio.Semaphore(
-            max(1, settings.max_bodies_bytes // settings.grpc_message_bytes)
-        )
+        # As many at once as the budget of bodies has room for.
+        places = max(1, settings.max_bodies_bytes // settings.grpc_message_bytes)
+        self._reader = MessageReader(places, settings.body_seconds)
         self._open = 0
         self._log: FilteringBoundLogger = structlog.get_logger().bind()
 
@@ -227,7 +223,7 @@ class _Calls:
             raise UnauthorizedError("this needs an API key: authorization: Bearer <key>")
         if method == "ModelInfer":
             return await self._infer(context)
-        message = await self._read(context) if method in NAMING_METHODS else b""
+        message = await self._reader.read(context) if method in NAMING_METHODS else b""
         if len(message) > MAX_DESCRIBE_BYTES:
             raise UnparseableError(
                 f"the message has {len(message)} bytes; one of {method} has at most "
@@ -235,24 +231,11 @@ class _Calls:
             )
         return self._describe(method, message)
 
-    async def _read(self, context: Context) -> bytes:
-        seconds = self._service.settings.body_seconds
-        try:
-            async with asyncio.timeout(seconds), self._reading:
-                message = await context.read()
-        except TimeoutError as error:
-            raise SlowBodyError(f"the message was not there after {seconds:g} seconds") from error
-        if isinstance(message, bytes):
-            return message
-        if context.done():
-            raise ClientGoneError("the client left, or its message cannot be read")
-        raise UnparseableError("the call has no message")
-
     async def _infer(self, context: Context) -> bytes:
         with self._service.accept() as accepted:
             received = time.monotonic()
             remaining = context.time_remaining()
-            body = await self._read(context)
+            body = await self._reader.read(context)
             accepted.lease.grow(len(body))
             deadline = None if remaining is None else received + remaining
             form = GrpcForm(accepted.served.about["name"])

@@ -32,7 +32,7 @@ from service.wire import Limits
 from tests.builders import random_batch
 from tests.service.live import Watched
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 BATCH = random_batch([1, 9, 4], 3)
 LIMITS = Limits(embed_dim=3, max_timesteps=9, max_sequences=50, max_request_timesteps=1000)
 Code = grpc.StatusCode
@@ -179,21 +179,44 @@ def test_refused_calls_leave_nothing_behind(engine):
     ask(engine, talk)
 
 
+@asynccontextmanager
+async def silent_streams(app, count, method="ModelInfer"):
+    """Open calls that send no message, all on one connection of their own."""
+    address = f"127.0.0.1:{app.state.service.settings.grpc_port}"
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(address, options) as channel:
+        stream = channel.stream_unary(f"/inference.GRPCInferenceService/{method}")
+        yield [stream() for _ in range(count)]
+
+
 def test_streams_that_send_nothing_do_not_keep_others_out(engine):
-    async def talk(call, _):
-        def silent(method):
-            stream = call.channel.stream_unary(f"/inference.GRPCInferenceService/{method}")
-            return stream(metadata=[("authorization", "Bearer key")])
+    async def talk(call, app):
+        # Health looks at no message.
+        async with silent_streams(app, 1, "ServerReady") as (stream,):
+            assert await asyncio.wait_for(stream, 20) == b"\x08\x01"
+        # Room for 16 messages at once.
+        async with silent_streams(app, 20):
+            while app.state.service.served.users < 20:
+                await asyncio.sleep(0.01)
+            assert (await call("ServerReady")).ready
+            assert (await call("ModelInfer", raw_request(), timeout=20)).outputs
 
-        # Health looks at no message; one that does not come keeps its reader waiting.
-        assert await asyncio.wait_for(silent("ServerReady"), 5) == b"\x08\x01"
-        waiting = [silent("ModelInfer") for _ in range(50)]
-        await asyncio.sleep(0.1)
-        assert (await call("ServerReady")).ready
-        for stream in waiting:
-            stream.cancel()
+    ask(engine, talk, max_bodies_bytes=2**20, grpc_message_bytes=2**16, body_seconds=120)
 
-    ask(engine, talk, api_keys="key")
+
+def test_a_call_whose_turn_does_not_come_is_told_so(engine):
+    async def talk(_, app):
+        async with silent_streams(app, 6) as streams:
+            errors = await asyncio.gather(*streams, return_exceptions=True)
+        details = [error.details() for error in errors]
+        # The second may get its turn in the very moment in which it gives up.
+        assert details.count("the message was not there after 1 seconds") in {1, 2}
+        refused = [error for error in errors if error.code() == Code.RESOURCE_EXHAUSTED]
+        assert len(refused) >= 4
+        assert "other messages" in refused[0].details()
+        assert dict(refused[0].trailing_metadata())["retry-after"] == "1"
+
+    ask(engine, talk, grpc_message_bytes=2**20, max_bodies_bytes=2**20, body_seconds=1)
 
 
 def test_a_full_service_answers_health_and_tells_others(engine, caplog):
