@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def routes(settings: Settings) -> tuple[str, ...]:
     """Under which gRPC requests are counted."""
-    return () if settings.grpc_port is None else tuple(f"grpc/{name}" for name in METHODS)
+    if settings.grpc_port is None:
+        return ()
+    return tuple(f"grpc/{name}" for names in METHODS.values() for name in names)
 
 
 def check(settings: Settings) -> None:

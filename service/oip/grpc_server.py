@@ -2,6 +2,10 @@
 
 Requests are taken as streams of one message, which is the same on the wire: so the key and the
 readiness are looked at before the message is read, and a message that drips is given up.
+
+Of gRPC's own health protocol there is `Check`, for probes and load balancers: it answers for the
+whole service, whatever name it is given. `Watch`, which clients can do without, would let anybody
+without a key hold calls for as long as they like.
 """
 
 import logging
@@ -51,7 +55,7 @@ CLOSE_SECONDS = 5.0
 # Clients take 8 KiB of headers with an answer, of which the message is one.
 MAX_DETAILS = 1000
 # Health is for probes, which have no key.
-OPEN_METHODS = {"ServerLive", "ServerReady"}
+OPEN_METHODS = {"ServerLive", "ServerReady", "Check"}
 # The messages of the others are empty, and not looked at.
 NAMING_METHODS = {"ModelReady", "ModelMetadata"}
 MAX_DESCRIBE_BYTES = 4096
@@ -59,6 +63,8 @@ MAX_DESCRIBE_BYTES = 4096
 SPARE_CALLS = 128
 CONNECTION_MS = 300_000
 MAX_STREAMS = 128
+# Messages of gRPC's own health protocol: their first field is the status.
+SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
 CODES = {
     200: grpc.StatusCode.OK,
@@ -117,12 +123,12 @@ async def serving_grpc(
     most = settings.max_connections + SPARE_CALLS
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=most)
     calls = _Calls(service, traces)
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        name: grpc.stream_unary_rpc_method_handler(partial(calls.answer, name)) for name in METHODS
-    }
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),)
-    )
+    for name, methods in METHODS.items():
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            method: grpc.stream_unary_rpc_method_handler(partial(calls.answer, method))
+            for method in methods
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
     secrets = credentials(settings)
@@ -243,6 +249,8 @@ class _Calls:
             return answer
 
     def _describe(self, method: str, body: bytes) -> bytes:
+        if method == "Check":
+            return SERVING if _holds(self._service.check_ready) else NOT_SERVING
         serialized: bytes = self._description(method, body).SerializeToString()
         return serialized
 

@@ -23,15 +23,18 @@ from service.wire import EmbedAnswer, EmbedRequest, Limits, check_request, to_se
 Array = npt.NDArray[Any]
 
 MODEL_VERSION = "1"
-# Over gRPC.
-METHODS = (
-    "ServerLive",
-    "ServerReady",
-    "ModelReady",
-    "ServerMetadata",
-    "ModelMetadata",
-    "ModelInfer",
-)
+# Over gRPC, by service.
+METHODS = {
+    "inference.GRPCInferenceService": (
+        "ServerLive",
+        "ServerReady",
+        "ModelReady",
+        "ServerMetadata",
+        "ModelMetadata",
+        "ModelInfer",
+    ),
+    "grpc.health.v1.Health": ("Check",),
+}
 DTYPES = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "INT32": "<i4", "INT64": "<i8"}
 DATATYPES = {"float16": "FP16", "float32": "FP32", "int8": "INT8", "uint8": "UINT8"}
 

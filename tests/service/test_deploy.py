@@ -114,7 +114,8 @@ def test_embeddings_are_counted_whatever_protocol_asks_for_them(series):
         assert by_title[title] == [EMBEDDING], title
     assert by_title["Time to answer embedding requests"] == [EMBEDDING] * 3
     # Probes, which are answered 503 on purpose, are neither errors nor traffic.
-    probes = {"/health/live", "/health/ready", "/v2/health", "grpc/ServerLive", "grpc/ServerReady"}
+    probes = {"/health/live", "/health/ready", "/v2/health"}
+    probes |= {"grpc/ServerLive", "grpc/ServerReady", "grpc/Check"}
     asked = routes - probes - {"/metrics"}
     assert by_title["Answers by status"] == [asked]
     assert by_title["TritserveErrors"] == [asked] * 2

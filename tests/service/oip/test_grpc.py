@@ -227,6 +227,7 @@ def test_a_full_service_answers_health_and_tells_others(engine, caplog):
         for _ in range(20):
             assert (await call("ServerLive")).live
             assert (await call("ServerReady")).ready
+            assert await call.channel.unary_unary("/grpc.health.v1.Health/Check")(b"")
         for method in ("ModelInfer", "ServerMetadata"):
             error = await refusal(call, method)
             assert error.code() == Code.UNAVAILABLE
@@ -310,6 +311,21 @@ def test_metadata_and_health(engine):
         app.state.service.draining = False
 
     ask(engine, talk)
+
+
+def test_grpcs_own_health_protocol_says_whether_it_is_ready(engine):
+    async def talk(call, app):
+        check = call.channel.unary_unary("/grpc.health.v1.Health/Check")
+        serving, not_serving = b"\x08\x01", b"\x08\x02"
+        # One service is served, so it does not matter for which one is asked.
+        for request in (b"", b"\x0a\x1dinference.GRPCInferenceService"):
+            assert await check(request) == serving
+        app.state.service.draining = True
+        assert await check(b"") == not_serving
+        app.state.service.draining = False
+        assert metric(app, 'tritserve_requests_total{route="grpc/Check",status="200"}') == 3
+
+    ask(engine, talk, api_keys="secret-key")
 
 
 def changed(**fields):
