@@ -16,6 +16,7 @@ from model.errors import explain
 from service.errors import InvalidError, UnparseableError
 from service.media import OCTETS, PROTOBUF
 from service.oip.grpc_messages import ModelInferRequest, ModelInferResponse
+from service.oip.grpc_parts import check_parts
 from service.oip.tensors import (
     DATATYPES,
     DTYPES,
@@ -76,6 +77,7 @@ class GrpcForm:
             UnknownPathError: it is for another model.
             InvalidError: what it says is wrong.
         """
+        check_parts(body)
         request = parse(ModelInferRequest, body)
         check_model(request.model_name, self._model, request.model_version or None)
         options = _read_options(request.parameters)

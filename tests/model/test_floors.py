@@ -69,6 +69,7 @@ FLOORS = {
     "service.oip.rest": 13,
     "service.oip.grpc_messages": 7,
     "service.oip.grpc_form": 12,
+    "service.oip.grpc_parts": 8,
     "service.oip.grpc_reading": 8,
     "service.oip.grpc_extra": 15,
     "service.oip.grpc_server": 14,

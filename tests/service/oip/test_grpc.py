@@ -410,6 +410,35 @@ def test_what_does_not_fit_is_an_error_that_says_so(engine, request_, code, mess
     ask(engine, talk)
 
 
+def part(field, content=b""):
+    """A part of a message: its tag, its size in three bytes, and what is in it."""
+    size = len(content)
+    tag = field << 3 | 2
+    return bytes([tag, size & 127 | 128, size >> 7 & 127 | 128, size >> 14]) + content
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        *(part(field) * 500_000 for field in (4, 5, 6, 7)),
+        part(5, part(5)) * 500_000,
+        # The parameters of an input, and of an output.
+        part(5, part(4) * 500_000),
+        part(6, part(2) * 500_000),
+        # A longer way to write a tag.
+        b"\xaa\x80\x00\x00" * 500_000,
+    ],
+    ids=["parameters", "inputs", "outputs", "raw", "contents", "input", "output", "longer tag"],
+)
+def test_very_many_parts_are_refused_before_they_are_parsed(engine, parts):
+    async def talk(call, _):
+        error = await refusal(call, "ModelInfer", part(1, b"random") + parts)
+        assert error.code() == Code.INVALID_ARGUMENT
+        assert "more than 64 parts" in error.details()
+
+    ask(engine, talk)
+
+
 def test_keys_are_asked_for_before_the_message_is_read(engine):
     async def talk(call, app):
         assert (await call("ServerLive")).live
