@@ -153,13 +153,10 @@ def run(
     app = create_app(settings, load_engine(settings), traces, reload_others)
     service: EmbeddingService = app.state.service
     context = tls_context(settings)
-    if listener is None and (context or settings.port == 0):
-        # Handshakes are ours; and the log can say which port it is.
-        listener = settings.listen(settings.port)
+    # Not uvicorn's: what keeps it from listening is an error like others, and the port is known.
+    listener = listener or settings.listen(settings.port)
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         http=guarded(settings, service.metrics),
         ws="none",
         access_log=False,
@@ -178,4 +175,4 @@ def run(
     # What is there now lives as long as the process: no use in looking through it for garbage.
     gc.collect()
     gc.freeze()
-    _Server(config, service, traces, context).run([listener] if listener else None)
+    _Server(config, service, traces, context).run([listener])

@@ -36,12 +36,14 @@ def check(settings: Settings) -> None:
 
 
 def check_port(settings: Settings) -> None:
-    """Raises SettingsError if the port is taken.
+    """Raises SettingsError if the port is taken, or HTTP's.
 
     Workers share it, so that gRPC itself would share it with another service too.
     """
     if settings.grpc_port is None:
         return
+    if settings.grpc_port == settings.port:
+        raise SettingsError(f"TRITSERVE_GRPC_PORT is {settings.grpc_port}, as is HTTP's port")
     try:
         settings.listen(settings.grpc_port).close()
     except OSError as error:

@@ -334,18 +334,26 @@ def test_reloading_under_load_loses_nothing(tmp_path):
         assert (tmp_path / "log").read_text().count("now serving") == 1 + 5
 
 
-def test_a_taken_port_or_a_missing_model_is_one_clear_line(tmp_path):
-    with serving(log=tmp_path / "log") as (url, _):
-        port = url.rsplit(":", 1)[1]
-        for arguments, message in [
-            (["--port", port, "--workers", "2"], "in use"),
-            (["--port", port], "in use"),
-        ]:
-            assert message in refused_start(*arguments)
-        environment = {"TRITSERVE_GRPC_PORT": port}
-        for workers in ("1", "2"):
-            assert "in use" in refused_start("--workers", workers, environment=environment)
-    assert "does not exist" in refused_start("--model", tmp_path / "none")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_address_that_cannot_be_had_is_one_clear_line(workers):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        taken = str(listening.getsockname()[1])
+        refusals = [
+            (["--port", taken], {}, "in use"),
+            ([], {"TRITSERVE_GRPC_PORT": taken}, f"TRITSERVE_GRPC_PORT is {taken}: "),
+            # Nobody's: it is for documents.
+            (["--port", "8000", "--host", "192.0.2.1"], {}, "assign"),
+            (["--port", "8001"], {"TRITSERVE_GRPC_PORT": "8001"}, "8001, as is HTTP's port"),
+        ]
+        for arguments, environment, message in refusals:
+            refused = refused_start("--workers", workers, *arguments, environment=environment)
+            assert refused.startswith("Error: ")
+            assert message in refused
+            assert refused.count("\n") == 1
+
+
+def test_a_missing_model_is_an_error():
+    assert "does not exist" in refused_start("--model", "/nothing")
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
