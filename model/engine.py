@@ -49,8 +49,8 @@ class Engine:
         threads: how many threads compute.
 
     Raises:
-        EngineError: the instruction set is not supported here, or `threads` is no number of 1 to
-            1024.
+        EngineError: the instruction set is not supported here, `threads` is no number of 1 to
+            1024, or so many cannot be started.
         PackedFileError: the model does not reproduce its golden vector.
     """
 
@@ -66,7 +66,7 @@ class Engine:
                 chosen,
                 _checked_threads(available_processors() if threads is None else threads),
             )
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise EngineError(str(error)) from error
         self.kernel = self._encoder.kernels
         self.threads = self._encoder.threads

@@ -97,10 +97,11 @@ void Encoder::embed(const float* values, size_t timesteps, const int64_t* length
   }
   if (batch == 0 || total != timesteps)
     throw std::invalid_argument("lengths do not add up to the timesteps of values");
+  // The tables that `grow` makes are kept, and must not depend on the caller's rounding either.
+  const DefaultFloats floats;
   arrange(values, out);
   grow();
   next_.store(team_chunks_, std::memory_order_relaxed);
-  const DefaultFloats floats;
   if (alone_ || (chunks_.size() == 1 && team_chunks_ == 0)) return run_alone(0);
   pool_.run([this](int rank) {
     const DefaultFloats floats_here;

@@ -4,6 +4,10 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -56,7 +60,7 @@ struct Pool::Shared {
   std::atomic<int> running{0};
   Function function = nullptr;  // null: the threads end
   const void* context = nullptr;
-  pid_t process = 0;
+  pid_t process = 0;  // none, until all threads are there
 
   void work(int rank) {
     for (unsigned seen = 0;; ++seen) {
@@ -72,10 +76,25 @@ Pool::Pool(int threads) : size_(threads) { spawn(); }
 
 void Pool::spawn() {
   shared_ = std::make_unique<Shared>();
+  try {
+    for (int rank = 1; rank < size_; ++rank)
+      threads_.emplace_back([shared = shared_.get(), rank] { shared->work(rank); });
+  } catch (const std::system_error& error) {
+    const auto started = threads_.size();
+    stop();
+    throw std::runtime_error("of " + std::to_string(size_ - 1) + " threads beside the caller's, " +
+                             std::to_string(started) + " could be started: " + error.what());
+  }
   shared_->process = getpid();
-  for (int rank = 1; rank < size_; ++rank)
-    threads_.emplace_back([shared = shared_.get(), rank] { shared->work(rank); });
   left_to_caller_ = -1;
+}
+
+void Pool::stop() {
+  shared_->function = nullptr;
+  shared_->started.fetch_add(1, std::memory_order_release);
+  shared_->started.notify_all();
+  for (auto& thread : threads_) thread.join();
+  threads_.clear();
 }
 
 // Linux may wake a thread on the processor of the one that wakes it, which is busy, and move it
@@ -118,10 +137,7 @@ Pool::~Pool() {
     shared_.release();
     return;
   }
-  shared_->function = nullptr;
-  shared_->started.fetch_add(1, std::memory_order_release);
-  shared_->started.notify_all();
-  for (auto& thread : threads_) thread.join();
+  stop();
 }
 
 }  // namespace tritserve

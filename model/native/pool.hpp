@@ -21,6 +21,7 @@ class Barrier {
 
 class Pool {
  public:
+  // Throws std::runtime_error if the threads cannot be started.
   explicit Pool(int threads);
   ~Pool();
   Pool(const Pool&) = delete;
@@ -29,7 +30,8 @@ class Pool {
   int size() const { return size_; }
 
   // Calls job(rank) with ranks 0 .. size() - 1 at once, rank 0 in the calling thread. One caller
-  // at a time. The job must not throw.
+  // at a time. The job must not throw. In a forked child the first call starts the child's own
+  // threads, and throws as the constructor does.
   template <typename Job>
   void run(const Job& job) {
     start([](const void* context, int rank) { (*static_cast<const Job*>(context))(rank); }, &job);
@@ -41,6 +43,7 @@ class Pool {
 
   void start(Function function, const void* context);
   void spawn();
+  void stop();
   void leave_processor_to_caller();
 
   const int size_;

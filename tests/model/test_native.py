@@ -2,6 +2,9 @@
 
 import itertools
 import os
+import re
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -156,14 +159,38 @@ def test_callers_in_several_threads_do_not_disturb_each_other(packed):
     assert not wrong
 
 
-def test_the_callers_rounding_mode_does_not_matter(packed):
+def test_threads_that_cannot_be_started_are_an_error(tmp_path):
+    random_packed(tmp_path / "m")
+    script = f"""
+import resource
+from model.engine import Engine, EngineError
+model = Engine.load({str(tmp_path / "m")!r}, threads=1).model
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+# Room for a part of the threads' stacks.
+resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30,) * 2)
+try:
+    Engine(model, threads=1024)
+except EngineError as error:
+    print(error)
+Engine(model, threads=2)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert re.match(r"of 1023 threads beside the caller's, \d+ could be started", run.stdout)
+
+
+def test_the_callers_rounding_mode_does_not_matter(tmp_path):
     import ctypes  # noqa: PLC0415
     import ctypes.util  # noqa: PLC0415
 
     libm = ctypes.CDLL(ctypes.util.find_library("m"))
-    engine, batch = Engine(packed), random_batch([60, 9], 5)
-    expected = engine.embed(batch.values, batch.lengths).tobytes()
-    before = libm.fegetround()
+    _, packed = random_packed(tmp_path / "m", positions="rope", window_size=500)
+    batch = random_batch([500, 9], 5)
+    expected = Engine(packed).embed(batch.values, batch.lengths).tobytes()
+    # One that has not met sequences so long.
+    engine, before = Engine(packed), libm.fegetround()
     try:
         libm.fesetround({"x86_64": 0x400, "aarch64": 0x400000}[os.uname().machine])
         got = engine.embed(batch.values, batch.lengths).tobytes()
