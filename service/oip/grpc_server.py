@@ -107,6 +107,7 @@ async def serving_grpc(
     Raises:
         OSError: the address cannot be had.
     """
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_failed_answer)
     settings = service.settings
     options = [
         ("grpc.max_receive_message_length", settings.grpc_message_bytes),
@@ -270,6 +271,12 @@ class _Calls:
             return ModelReadyResponse(ready=_holds(service.check_ready))
         config = service.served.engine.model.config
         return ModelMetadataResponse(**model_metadata(name, config.embed_dim, config.hidden_size))
+
+
+def _is_no_failed_answer(record: logging.LogRecord) -> bool:
+    """Whether gRPC logs anything but that it could not send an answer: its client has left."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or kind.__name__ != "ExecuteBatchError"
 
 
 def _details(message: str) -> str:

@@ -534,6 +534,30 @@ def test_who_leaves_or_is_late_frees_the_place(engine, leave):
     ask(Watched(engine, before), talk)
 
 
+def test_who_leaves_while_the_answer_is_on_its_way_is_no_error(engine, caplog):
+    async def talk(_, app):
+        address = f"127.0.0.1:{app.state.service.settings.grpc_port}"
+        # It takes nothing of an answer until it reads.
+        options = [("grpc.http2.lookahead_bytes", 0), ("grpc.http2.bdp_probe", 0)]
+        async with grpc.aio.insecure_channel(address, options) as channel:
+            infer = channel.stream_stream("/inference.GRPCInferenceService/ModelInfer")
+            request = raw_request(random_batch([1] * 300, 3)).SerializeToString()
+            calls = [infer() for _ in range(10)]
+            for call in calls:
+                await call.write(request)
+                await call.done_writing()
+            series = 'tritserve_requests_total{route="grpc/ModelInfer",status="200"}'
+            while metric(app, series) < 10:
+                await asyncio.sleep(0.05)
+            # Until gRPC has begun to send.
+            await asyncio.sleep(0.2)
+        # The service sees a moment later that nobody is there.
+        await asyncio.sleep(0.5)
+
+    ask(engine, talk)
+    assert not [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_a_bug_is_internal_and_keeps_to_itself(engine, caplog):
     def fail(*_):
         raise RuntimeError("secret detail")
