@@ -6,7 +6,8 @@
         answer.embeddings, answer.truncated, answer.model.revision, answer.timing_ms.compute
 
 A batch over the service's limits is sent in parts, one after the other; if the model changes in
-between, all of it is sent once more. Answers 429 and 503 are retried as their Retry-After tells.
+between, all of it is sent once more. Answers 429 and 503 are retried as their Retry-After tells; a
+request whose connection breaks or is refused is sent again, as during a restart of the service.
 """
 
 import asyncio
@@ -43,9 +44,9 @@ class Client:
 
     Args:
         base_url: of the service.
-        retry_seconds: how long to go on trying each request when the service is full or not
-            ready. A batch in parts makes several requests, and each has this time of its own, as
-            it has the `timeout`.
+        retry_seconds: how long to go on trying each request when the service is full, not ready
+            or not there. A batch in parts makes several requests, and each has this time of its
+            own, as it has the `timeout`.
         **options: of `httpx.Client`: `headers`, `timeout`, `transport`, ...
     """
 
@@ -79,7 +80,7 @@ class Client:
             RequestError: the service refused.
             ModelChangedError: the batch went in parts, and met another model twice.
             SequenceError: `sequences` are not of this form.
-            httpx.TransportError: the service could not be reached.
+            httpx.TransportError: the service could not be reached in time.
         """
         return self.embed_detailed(
             sequences, normalize=normalize, overlong=overlong, precision=precision
@@ -102,16 +103,20 @@ class Client:
         return self._run(self._exchanges.info())
 
     def _run(self, exchange: Exchange[T]) -> T:
-        step = next(exchange)
-        while True:
-            if step.delay:
-                time.sleep(step.delay)
-            response = self._http.request(step.method, step.url, **step.options)
-            try:
-                step = exchange.send(response)
-            except StopIteration as end:
-                result: T = end.value
-                return result
+        try:
+            step = next(exchange)
+            while True:
+                if step.delay:
+                    time.sleep(step.delay)
+                try:
+                    response = self._http.request(step.method, step.url, **step.options)
+                except httpx.TransportError as error:
+                    step = exchange.throw(error)
+                else:
+                    step = exchange.send(response)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
     def close(self) -> None:
         """Closes the connections."""
@@ -167,16 +172,20 @@ class AsyncClient:
         return await self._run(self._exchanges.info())
 
     async def _run(self, exchange: Exchange[T]) -> T:
-        step = next(exchange)
-        while True:
-            if step.delay:
-                await asyncio.sleep(step.delay)
-            response = await self._http.request(step.method, step.url, **step.options)
-            try:
-                step = exchange.send(response)
-            except StopIteration as end:
-                result: T = end.value
-                return result
+        try:
+            step = next(exchange)
+            while True:
+                if step.delay:
+                    await asyncio.sleep(step.delay)
+                try:
+                    response = await self._http.request(step.method, step.url, **step.options)
+                except httpx.TransportError as error:
+                    step = exchange.throw(error)
+                else:
+                    step = exchange.send(response)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
     async def close(self) -> None:
         """Closes the connections."""

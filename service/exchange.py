@@ -1,9 +1,12 @@
 """What both clients say to the service, without input or output.
 
-An exchange is a generator: it yields `Step`s, is sent the response to each, and returns its result.
+An exchange is a generator: it yields `Step`s, is sent the response to each, or thrown the
+`httpx.TransportError` that came instead, and returns its result.
 A batch over the service's limits goes in parts, one after the other.
 """
 
+import socket
+import ssl
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
@@ -19,6 +22,9 @@ from service.options import Overlong, Precision
 from service.replies import Answer, RequestError, check, join, read
 
 RETRIED = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
+# A request meets them that crosses the closing of its connection, or comes during a restart.
+DISCONNECTED = (httpx.NetworkError, httpx.RemoteProtocolError)
+LASTING = (ssl.SSLCertVerificationError, socket.gaierror)
 TOO_MUCH = (httpx.codes.REQUEST_ENTITY_TOO_LARGE, httpx.codes.UNPROCESSABLE_ENTITY)
 
 # A batch of no more is sent without asking for the limits first: few services take less. For a
@@ -53,7 +59,8 @@ class Exchanges:
     """All that a client can ask for, and the limits that it has learned of.
 
     Args:
-        retry_seconds: how long to go on trying each request when the service is full or not ready.
+        retry_seconds: how long to go on trying each request when the service is full, not ready or
+            not there.
     """
 
     def __init__(self, retry_seconds: float) -> None:
@@ -155,8 +162,16 @@ class Exchanges:
 
     def _send(self, step: Step) -> Exchange[httpx.Response]:
         until = time.monotonic() + self._retry_seconds
+        pause = 0.0
         while True:
-            response = yield step
+            try:
+                response = yield step
+            except DISCONNECTED as error:
+                if _is_lasting(error) or time.monotonic() + pause > until:
+                    raise
+                step = replace(step, delay=pause)
+                pause = 2 * pause or 1.0
+                continue
             seconds = _wait(response, until)
             if seconds is None:
                 return check(response)
@@ -172,3 +187,10 @@ def _wait(response: httpx.Response, until: float) -> float | None:
     except ValueError:
         seconds = 1.0
     return seconds if time.monotonic() + seconds <= until else None
+
+
+def _is_lasting(error: BaseException | None) -> bool:
+    """Whether a certificate or a host's name is at fault: trying again would not help."""
+    while error and not isinstance(error, LASTING):
+        error = error.__cause__ or error.__context__
+    return error is not None

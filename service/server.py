@@ -163,6 +163,7 @@ def run(
         proxy_headers=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
     scheme = "https" if context else "http"

@@ -87,8 +87,11 @@ class Settings(BaseSettings):
     body_seconds: float = Field(default=30.0, gt=0.0)
     """How long a body may take to arrive; then the answer is 408."""
     header_seconds: float = Field(default=10.0, gt=0.0)
-    """How long a request's line and headers may take to arrive, a TLS handshake, or a connection
-    stay unused."""
+    """How long a request's line and headers may take to arrive, a TLS handshake, or a new
+    connection stay unused."""
+    keep_alive_seconds: int = Field(default=75, ge=1)
+    """How long a connection stays open after an answer. Clients and load balancers should close
+    theirs earlier: a request that crosses the closing is lost."""
     max_header_bytes: int = Field(default=32 * 1024, ge=256)
     send_seconds: float = Field(default=30.0, gt=0.0)
     """After this long without taking anything of its answer, a client is cut off."""

@@ -20,6 +20,7 @@ from tests.end_to_end.server import refused_start, serving, wait_for
 
 LIMITS = {
     "TRITSERVE_HEADER_SECONDS": "0.5",
+    "TRITSERVE_KEEP_ALIVE_SECONDS": "2",
     "TRITSERVE_BODY_SECONDS": "0.5",
     "TRITSERVE_SEND_SECONDS": "0.5",
     "TRITSERVE_MAX_HEADER_BYTES": "2000",
@@ -112,6 +113,20 @@ def test_blank_lines_after_an_answer_do_not_hold_a_connection(url):
         received, seconds = drip(connection, [b"\r\n"] * 100)
     assert received == b""
     assert seconds < 2
+
+
+def test_how_long_a_connection_stays_open_after_an_answer_is_set(url):
+    with connect(url) as connection:
+        for _ in range(2):
+            connection.sendall(GET + b"\r\n")
+            received = b""
+            while not received.endswith(b'{"status":"live"}'):
+                received += connection.recv(65536)
+            # Longer than a new connection may stay silent.
+            time.sleep(1)
+        received, seconds = drip(connection, [b""] * 200)
+    assert received == b""
+    assert 0.5 < seconds < 3
 
 
 def test_a_body_that_drips_is_answered_408_and_closed(url):

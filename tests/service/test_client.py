@@ -1,5 +1,8 @@
 import asyncio
 import pickle
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import numpy as np
@@ -100,7 +103,7 @@ def test_a_refusal_is_an_exception_that_tells_why(engine):
 
 
 class Answers:
-    """A server that gives the answers it was given, and remembers when it was asked."""
+    """A server that gives or raises the answers it was given, and counts how often it was asked."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
@@ -108,7 +111,10 @@ class Answers:
 
     def __call__(self, _):
         self.count += 1
-        return self.answers.pop(0)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def full(retry_after):
@@ -136,6 +142,98 @@ def test_retries_as_told_and_gives_up_in_time(monkeypatch):
             client.embed(np.ones((1, 1, 3)))
         assert caught.value.details == {"retry_after": 1}
     assert server.count == 2
+
+
+BROKEN = [
+    httpx.RemoteProtocolError("Server disconnected without sending a response."),
+    httpx.ReadError("Connection reset by peer"),
+    httpx.WriteError("Broken pipe"),
+    httpx.ConnectError("Connection refused"),
+]
+
+
+def test_a_request_whose_connection_breaks_is_sent_again(monkeypatch):
+    slept = []
+    monkeypatch.setattr("service.client.time.sleep", slept.append)
+    server = Answers(*BROKEN, embedded(1))
+    with Client("http://test", transport=httpx.MockTransport(server)) as client:
+        assert client.embed(np.ones((1, 1, 3))).shape == (1, 2)
+    # At once after the first: it may have crossed the closing of an idle connection.
+    assert slept == [1.0, 2.0, 4.0]
+
+    server = Answers(*BROKEN)
+    transport = httpx.MockTransport(server)
+    with (
+        Client("http://test", transport=transport, retry_seconds=2) as client,
+        pytest.raises(httpx.WriteError, match="Broken pipe"),
+    ):
+        client.embed(np.ones((1, 1, 3)))
+
+
+@pytest.mark.parametrize("error", [httpx.ReadTimeout("slow"), httpx.UnsupportedProtocol("ftp")])
+def test_other_failures_are_told_at_once(error):
+    server = Answers(error)
+    with (
+        Client("http://test", transport=httpx.MockTransport(server)) as client,
+        pytest.raises(type(error)),
+    ):
+        client.embed(np.ones((1, 1, 3)))
+
+
+class ClosesFirst(BaseHTTPRequestHandler):
+    """Closes a first connection without an answer, and answers on the next."""
+
+    protocol_version = "HTTP/1.1"
+    asked = 0
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).asked += 1
+        self.close_connection = True
+        if self.asked > 1:
+            content = embedded(1).content
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_connection_that_the_server_closes_is_opened_again(kind):
+    handler = type("Handler", (ClosesFirst,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            assert embed_once(kind, f"http://127.0.0.1:{server.server_port}").shape == (1, 2)
+        finally:
+            server.shutdown()
+            serving.join()
+    assert handler.asked == 2
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_host_that_does_not_exist_is_told_at_once(kind):
+    start = time.monotonic()
+    with pytest.raises(httpx.ConnectError):
+        embed_once(kind, "http://nowhere.invalid", retry_seconds=600)
+    assert time.monotonic() - start < 60
+
+
+def embed_once(kind, url, **options):
+    ones = np.ones((1, 1, 3))
+    if kind is Client:
+        with Client(url, **options) as client:
+            return client.embed(ones)
+
+    async def main():
+        async with AsyncClient(url, **options) as client:
+            return await client.embed(ones)
+
+    return asyncio.run(main())
 
 
 def test_an_answer_that_is_not_ours_is_still_an_exception():
