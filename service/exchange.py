@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -19,13 +20,12 @@ from model.sequences import Sequences
 from model.tensors import save_tensors
 from service.media import SAFETENSORS
 from service.options import Overlong, Precision
-from service.replies import Answer, RequestError, check, join, read
+from service.replies import Answer, RequestError, check, join, read, read_info
 
 RETRIED = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 # A request meets them that crosses the closing of its connection, or comes during a restart.
 DISCONNECTED = (httpx.NetworkError, httpx.RemoteProtocolError)
 LASTING = (ssl.SSLCertVerificationError, socket.gaierror)
-TOO_MUCH = (httpx.codes.REQUEST_ENTITY_TOO_LARGE, httpx.codes.UNPROCESSABLE_ENTITY)
 
 # A batch of no more is sent without asking for the limits first: few services take less. For a
 # larger one another round trip does not count.
@@ -74,7 +74,7 @@ class Exchanges:
             RequestError: the service refused.
         """
         response = yield from self._send(Step("GET", "/info"))
-        content: dict[str, Any] = response.json()
+        content = read_info(response)
         self._limits = content["limits"]
         return content
 
@@ -96,15 +96,19 @@ class Exchanges:
         step = Step("POST", "/embed", {"headers": headers, "params": params})
         small = len(batch) <= SMALL_SEQUENCES and batch.values.nbytes <= SMALL_BYTES
         if self._limits is None and not small:
-            yield from self.info()
+            # Where they cannot be had, the batch's own refusal says more.
+            with suppress(RequestError):
+                yield from self.info()
         parts = self._split(batch)
         try:
             return (yield from self._embed_parts(batch, parts, step))
         except RequestError as refused:
-            # What names a row is not about the size.
-            if refused.status not in TOO_MUCH or "row" in refused.details:
+            if not _is_about_size(refused):
                 raise
-            yield from self.info()
+            try:
+                yield from self.info()
+            except (RequestError, httpx.TransportError):
+                raise refused from None
             smaller = self._split(batch)
             if smaller == parts:
                 raise
@@ -176,6 +180,13 @@ class Exchanges:
             if seconds is None:
                 return check(response)
             step = replace(step, delay=seconds)
+
+
+def _is_about_size(refused: RequestError) -> bool:
+    # A proxy may refuse a large body too, and tells no limit.
+    return refused.status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or (
+        refused.status == httpx.codes.UNPROCESSABLE_ENTITY and "limit" in refused.details
+    )
 
 
 def _wait(response: httpx.Response, until: float) -> float | None:

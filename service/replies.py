@@ -132,6 +132,21 @@ def read(response: httpx.Response) -> Answer:
         raise RequestError(response.status_code, "unknown", message, {}) from error
 
 
+def read_info(response: httpx.Response) -> dict[str, Any]:
+    """What a successful response to `GET /info` tells.
+
+    Raises:
+        RequestError: it is not one of the service's.
+    """
+    try:
+        content = dict(response.json())
+        dict(content["limits"])
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"the answer tells no limits: {response.text[:200]}"
+        raise RequestError(response.status_code, "unknown", message, {}) from error
+    return content
+
+
 def join(answers: Sequence[Answer], first_rows: Sequence[int]) -> Answer:
     """One answer from those of a batch's parts, which the same model has given."""
     timings = [answer.timing_ms for answer in answers]

@@ -113,12 +113,14 @@ def check_request(request: EmbedRequest, limits: Limits) -> None:
     sequences = request.sequences
     if len(sequences) > limits.max_sequences:
         raise InvalidError(
-            f"the request has {len(sequences)} sequences; at most {limits.max_sequences} go"
+            f"the request has {len(sequences)} sequences; at most {limits.max_sequences} go",
+            limit=limits.max_sequences,
         )
     if len(sequences.values) > limits.max_request_timesteps:
         raise InvalidError(
             f"the request has {len(sequences.values)} timesteps; "
-            f"at most {limits.max_request_timesteps} go"
+            f"at most {limits.max_request_timesteps} go",
+            limit=limits.max_request_timesteps,
         )
     try:
         check_width(sequences.values, limits.embed_dim)

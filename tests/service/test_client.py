@@ -246,6 +246,12 @@ def test_an_answer_that_is_not_ours_is_still_an_exception():
     server = Answers(httpx.Response(200, text="<h1>Welcome</h1>"))
     with (
         Client("http://test", transport=httpx.MockTransport(server)) as client,
+        pytest.raises(RequestError, match="200 unknown: the answer tells no limits: <h1>Welcome"),
+    ):
+        client.info()
+    server = Answers(httpx.Response(200, text="<h1>Welcome</h1>"))
+    with (
+        Client("http://test", transport=httpx.MockTransport(server)) as client,
         pytest.raises(RequestError, match="200 unknown: the answer holds no embeddings: <h1>Wel"),
     ):
         client.embed(np.ones((1, 1, 3)))
@@ -336,6 +342,69 @@ def test_limits_are_asked_for_only_where_they_matter(engine):
     against_app(engine, talk_much, seen)
 
 
+def test_limits_are_not_asked_for_where_the_size_is_not_at_fault(engine):
+    seen = Seen()
+
+    async def talk(client):
+        with pytest.raises(RequestError, match=r"this model takes \[timesteps, 3\]"):
+            await client.embed(np.ones((1, 1, 4)))
+        assert seen.paths == ["/embed"]
+
+    against_app(engine, talk, seen)
+
+
+class Refusing:
+    """Refuses what is sent to /embed; answers on all other paths as a proxy that routes none."""
+
+    def __init__(self, refusal, elsewhere):
+        self.refusal, self.elsewhere = refusal, elsewhere
+        self.paths = []
+
+    def __call__(self, request):
+        self.paths.append(request.url.path)
+        if request.url.path == "/embed":
+            return self.refusal
+        if isinstance(self.elsewhere, Exception):
+            raise self.elsewhere
+        return self.elsewhere
+
+
+TOO_MANY = {"error": {"type": "invalid", "message": "too many", "limit": 1}}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        (httpx.Response(422, json=TOO_MANY), "422 invalid: too many"),
+        (httpx.Response(413, text="<h1>Too Large"), "413 unknown: <h1>Too Large"),
+    ],
+)
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        httpx.Response(404, text="not routed"),
+        httpx.Response(200, text="<h1>Welcome</h1>"),
+        httpx.Response(200, json=["limits"]),
+        httpx.ReadTimeout("slow"),
+    ],
+)
+def test_where_limits_cannot_be_had_the_first_refusal_is_told(refusal, told, elsewhere):
+    server = Refusing(refusal, elsewhere)
+    with Client("http://test", transport=httpx.MockTransport(server)) as client:
+        with pytest.raises(RequestError, match=told):
+            client.embed(np.ones((2, 1, 3)))
+        assert server.paths == ["/embed", "/info"]
+
+
+def test_a_large_batch_goes_where_limits_cannot_be_had():
+    server = Refusing(embedded(1_025), httpx.Response(404, text="not routed"))
+    with Client("http://test", transport=httpx.MockTransport(server)) as client:
+        assert client.embed(np.ones((1_025, 1, 3))).shape == (1_025, 2)
+        with pytest.raises(RequestError, match="404 unknown: not routed"):
+            client.info()
+    assert server.paths == ["/info", "/embed", "/info"]
+
+
 def test_a_refusal_of_a_part_names_the_row_of_the_whole_batch(engine):
     async def talk(client):
         sequences = BATCH.split() * 2
@@ -352,8 +421,11 @@ def test_a_refusal_of_a_part_names_the_row_of_the_whole_batch(engine):
 
 def test_a_sequence_that_fits_in_no_request_is_refused(engine):
     async def talk(client):
-        with pytest.raises(RequestError, match="the request has 4 timesteps; at most 3 go"):
+        with pytest.raises(
+            RequestError, match="the request has 4 timesteps; at most 3 go"
+        ) as caught:
             await client.embed([np.ones((1, 3)), np.ones((4, 3))])
+        assert caught.value.details == {"limit": 3}
 
     against_app(engine, talk, max_request_timesteps=3)
 
