@@ -32,6 +32,9 @@ LASTING = (ssl.SSLCertVerificationError, socket.gaierror)
 SMALL_SEQUENCES = 1_024
 SMALL_BYTES = 1024 * 1024
 
+# So that a part finds room in the queue, and leaves some to others.
+PARTS_IN_QUEUE = 4
+
 # More than the header that safetensors writes.
 HEADER_BYTES = 256
 
@@ -150,7 +153,7 @@ class Exchanges:
         width = batch.values.itemsize * batch.values.shape[1]
         size = width * timesteps + batch.lengths.itemsize * np.arange(count + 1)
         room = limits["max_body_bytes"] - HEADER_BYTES
-        most = min(limits["max_request_timesteps"], limits["queue_timesteps"])
+        most = min(limits["max_request_timesteps"], limits["queue_timesteps"] // PARTS_IN_QUEUE)
         parts = []
         first = 0
         while first < count:

@@ -17,6 +17,7 @@ from service.tracing import record_stages
 from service.wire import Limits, invalid
 
 POLL_SECONDS = 0.01
+REQUESTS_IN_QUEUE = 8
 
 log = logging.getLogger("tritserve")
 
@@ -49,7 +50,12 @@ class ServedModel:
             embed_dim=model.config.embed_dim,
             max_timesteps=model.config.max_timesteps,
             max_sequences=settings.max_sequences,
-            max_request_timesteps=settings.max_request_timesteps,
+            max_request_timesteps=settings.max_request_timesteps
+            or max(
+                settings.queue_timesteps // REQUESTS_IN_QUEUE,
+                settings.batch_timesteps,
+                model.config.max_timesteps,
+            ),
         )
         self.about: dict[str, Any] = {
             "name": model.name,
@@ -120,7 +126,7 @@ class ServedModel:
                 "max_body_bytes": settings.max_body_bytes,
                 "max_sequences": settings.max_sequences,
                 "max_timesteps": self.limits.max_timesteps,
-                "max_request_timesteps": settings.max_request_timesteps,
+                "max_request_timesteps": self.limits.max_request_timesteps,
                 "queue_timesteps": settings.queue_timesteps,
                 "batch_timesteps": settings.batch_timesteps,
             },

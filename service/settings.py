@@ -100,8 +100,10 @@ class Settings(BaseSettings):
     beside them, TLS handshakes; over gRPC, calls, but for those that ask for health."""
     max_sequences: int = Field(default=65_536, ge=1)
     """Sequences in one request."""
-    max_request_timesteps: int = Field(default=1_000_000, ge=1)
-    """Timesteps in one request."""
+    max_request_timesteps: int | None = Field(default=None, ge=1)
+    """Timesteps in one request; if not given, an eighth of `queue_timesteps`, so that one request
+    does not keep all others out. A full call of the engine, and the longest sequence that the
+    model takes, then go in any case."""
     queue_timesteps: int = Field(default=1_000_000, ge=1)
     """Timesteps admitted at once, waiting or computing; more is answered 429."""
     batch_timesteps: int = Field(default=8_192, ge=1)

@@ -16,6 +16,7 @@ from service.options import Embeddings
 from service.settings import Settings
 from service.wire import EmbedAnswer, encode
 from tests.builders import random_batch, random_packed
+from tests.service.live import Watched
 
 BATCH = random_batch([1, 9, 4], 3)
 
@@ -292,7 +293,7 @@ def test_all_that_the_service_tells_beside_the_embeddings(engine):
     [
         ({"max_sequences": 3}, 3),
         ({"max_request_timesteps": 20}, 4),
-        ({"queue_timesteps": 20, "max_sequences": 3}, 4),
+        ({"queue_timesteps": 80, "max_sequences": 3}, 4),
         ({"max_body_bytes": 500}, 4),
         ({"max_body_bytes": 400}, 6),
     ],
@@ -340,6 +341,35 @@ def test_limits_are_asked_for_only_where_they_matter(engine):
         assert seen.paths == ["/info", "/embed"]
 
     against_app(engine, talk_much, seen)
+
+
+@pytest.mark.parametrize("most", [None, 20_000])
+def test_a_large_batch_keeps_nobody_out(engine, most):
+    gate, computing = threading.Event(), threading.Event()
+
+    def wait(*_):
+        computing.set()
+        gate.wait(30)
+
+    async def main():
+        settings = Settings(queue_timesteps=20_000, batch_timesteps=100, max_request_timesteps=most)
+        app = create_app(settings, Watched(engine, wait))
+        options = {"base_url": "http://test", "transport": httpx.ASGITransport(app)}
+        async with (
+            app.router.lifespan_context(app),
+            AsyncClient(**options) as large,
+            AsyncClient(**options, retry_seconds=0) as small,
+        ):
+            both = [asyncio.create_task(large.embed(np.ones((4_000, 5, 3)))) for _ in range(2)]
+            await asyncio.to_thread(computing.wait, 30)
+            answer = asyncio.create_task(small.embed(np.ones((1, 5, 3))))
+            done, _ = await asyncio.wait([*both, answer], timeout=0.5)
+            gate.set()
+            assert not done
+            assert (await answer).shape == (1, 16)
+            assert [len(rows) for rows in await asyncio.gather(*both)] == [4_000] * 2
+
+    asyncio.run(main())
 
 
 def test_limits_are_not_asked_for_where_the_size_is_not_at_fault(engine):

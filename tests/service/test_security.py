@@ -253,6 +253,32 @@ def test_timesteps_of_one_request_are_limited(engine):
     ask(engine, talk, max_request_timesteps=10)
 
 
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({}, 125_000),
+        ({"queue_timesteps": 80_000}, 10_000),
+        # What one call of the engine takes.
+        ({"queue_timesteps": 80}, 8_192),
+        # The model's longest sequence.
+        ({"queue_timesteps": 10, "batch_timesteps": 5}, 9),
+        ({"max_request_timesteps": 7}, 7),
+    ],
+)
+def test_one_request_is_a_small_part_of_the_queue(engine, settings, most):
+    async def talk(client):
+        info = (await client.get("/info")).json()
+        assert info["limits"]["max_request_timesteps"] == most
+        stream = io.BytesIO()
+        np.save(stream, np.zeros((most + 1, 1, 3), np.float16))
+        headers = {"Content-Type": "application/x-npy"}
+        answer = await client.post("/embed", content=stream.getvalue(), headers=headers)
+        assert answer.status_code == 422
+        assert f"{most + 1} timesteps; at most {most} go" in answer.json()["error"]["message"]
+
+    ask(engine, talk, max_sequences=200_000, **settings)
+
+
 def test_a_slow_body_is_given_up(engine):
     async def stream():
         yield b"{"
