@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model import _native
+from model.environment import ISA_VARIABLE
 from model.errors import UserError
 from model.golden import disagreement
 from model.packed import PackedFileError, PackedModel, read
@@ -26,7 +27,6 @@ from model.sequences import (
 
 LARGEST_DEVIATION = 1e12
 MAX_THREADS = 1_024
-ISA_VARIABLE = "TRITSERVE_ISA"
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from model.engine import ISA_VARIABLE
+from model.environment import ISA_VARIABLE
 from model.errors import UserError, explain
 from model.pretrained import DEFAULT_MODEL
 

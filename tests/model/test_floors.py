@@ -1,6 +1,7 @@
 """Imports go down the floors, never up or across; nothing that serves imports torch."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 FLOORS = {
     "model": 0,
     "model.errors": 0,
+    "model.environment": 0,
     "model.config": 1,
     "model.pretrained": 1,
     "model.sequences": 1,
@@ -97,6 +99,8 @@ FLOORS = {
     "service.app": 16,
     "service.server": 17,
     "service.supervisor": 18,
+    "service.arguments": 7,
+    "service.offline": 11,
     "service.cli": 19,
 }
 
@@ -147,6 +151,21 @@ def test_nothing_that_serves_imports_torch():
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT
     )
     assert run.stdout.strip() == "[]", run.stderr
+
+
+def test_asking_for_health_imports_little():
+    """Health checks of containers run it every few seconds, in a second or two."""
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "service.cli", "health"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"TRITSERVE_PORT": "1"},
+    )
+    imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert "service.health" in imported
+    assert not imported & {"numpy", "model.engine", "fastapi", "uvicorn", "httpx", "tqdm"}
 
 
 def test_files_stay_small():

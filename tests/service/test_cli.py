@@ -38,6 +38,15 @@ def checkpoint(tmp_path):
     return folder
 
 
+def test_help_lists_every_command():
+    command = [sys.executable, "-m", "service.cli", "--help"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    listed = {line.split()[0] for line in told.partition("Commands:")[2].splitlines() if line}
+    assert listed >= {"serve", "health", "embed", "train", "pack", "inspect", "evaluate"}
+    assert listed >= {"recipe", "bench"}
+    assert "No such command 'serv'" in refusal("serv")
+
+
 def test_a_checkpoint_is_not_packed_onto_itself(checkpoint, tmp_path):
     (tmp_path / "link").symlink_to(checkpoint / "model.safetensors")
     before = contents(checkpoint)
