@@ -17,9 +17,9 @@ waits for one.
 """
 
 import asyncio
-import re
 from typing import Any, ClassVar
 
+import httptools
 import orjson
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -38,24 +38,34 @@ from service.settings import Settings
 
 SPARE_CONNECTIONS = 8
 
-_UPGRADE = re.compile(rb"(\r\n)upgrade[ \t]*:", re.IGNORECASE)
-
 
 def guarded(settings: Settings, metrics: Metrics) -> type[HttpToolsProtocol]:
     """The protocol with the limits of `settings`; uvicorn makes one for each connection."""
     return type("Guarded", (_Guarded,), {"limits": settings, "metrics": metrics})
 
 
-def _without_upgrade(data: bytes) -> bytes:
-    """What begins a request, its header `Upgrade` under a name that means nothing.
+class _Parser(httptools.HttpRequestParser):
+    """Reads a request that offers an upgrade, as to HTTP/2, once more without the offer.
 
-    A server may ignore an upgrade that a client offers, as HTTP/2 (RFC 9110, 7.8); the parser
-    would stop after the headers.
+    A server may ignore it (RFC 9110, 7.8), but the parser ends such a request after its headers.
     """
-    end = data.find(b"\r\n\r\n")
-    if end < 0 or not _UPGRADE.search(data, 0, end):
-        return data
-    return _UPGRADE.sub(rb"\1x-upgrade:", data[:end]) + data[end:]
+
+    def __init__(self, protocol: "_Guarded") -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+
+    def feed_data(self, data: Any) -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                super().feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                head = self._protocol.take_offer()
+                if head is None:
+                    raise
+                super().feed_data(head)
+                rest = rest[upgrade.args[0] :]
 
 
 class _Flow(FlowControl):
@@ -90,6 +100,11 @@ class _Guarded(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.parser = _Parser(self)
+        # As uvicorn sets its own.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        # The line and headers of a request that offers an upgrade, without the offer.
+        self._offer: bytes | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._in_head = False
@@ -122,7 +137,7 @@ class _Guarded(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._heard = False
-        super().data_received(data if self._in_message else _without_upgrade(data))
+        super().data_received(data)
         self._unheard_bytes = 0 if self._heard else self._unheard_bytes + len(data)
         if self.transport.is_closing():
             return
@@ -150,7 +165,15 @@ class _Guarded(HttpToolsProtocol):
         self._count_head(len(name) + len(value) + len(b": \r\n"))
         super().on_header(name, value)
 
+    def take_offer(self) -> bytes | None:
+        """What to read once more where the parser has stopped at the offer of an upgrade."""
+        offer, self._offer = self._offer, None
+        return offer
+
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._offer = self._head_without_upgrade()
+            return
         self._heard, self._in_head = True, False
         if self._head_timer:
             self._head_timer.cancel()
@@ -166,7 +189,15 @@ class _Guarded(HttpToolsProtocol):
         if self._spare:
             self.cycle.keep_alive = False
 
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
     def on_message_complete(self) -> None:
+        if self._offer is not None:
+            return
         self._in_message = False
         super().on_message_complete()
 

@@ -422,27 +422,47 @@ def certificate(folder):
     return folder / "cert.pem", folder / "key.pem"
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_an_upgrade_that_is_offered_is_ignored(url, apart):
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("cuts", [[], [b"\r\n\r\n"], [b"Upgr", b"Settings: A"], [b"\r\n\r"]])
+def test_an_upgrade_that_is_offered_is_ignored(url, cuts, chunked):
     body = json.dumps({"sequences": [[[0.0]]]}).encode()
-    head = (
-        b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
-        b"Content-Length: %d\r\n\r\n" % len(body)
-    )
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    if chunked:
+        size, body = b"Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    else:
+        size = b"Content-Length: %d" % len(body)
+    request = POST + UPGRADE + size + b"\r\n\r\n" + body
+    with connect(url) as connection:
         for _ in range(3):
-            connection.sendall(head if apart else head + body)
-            if apart:
+            start = 0
+            for cut in cuts:
+                end = request.index(cut) + len(cut)
+                connection.sendall(request[start:end])
                 time.sleep(0.05)
-                connection.sendall(body)
-            answer = connection.recv(65536)
-            while b"embeddings" not in answer:
+                start = end
+            connection.sendall(request[start:])
+            received = connection.recv(65536)
+            while b"embeddings" not in received:
                 more = connection.recv(65536)
-                assert more, answer
-                answer += more
-            assert answer.startswith(b"HTTP/1.1 200")
+                assert more, received
+                received += more
+            assert received.startswith(b"HTTP/1.1 200")
+
+
+def test_requests_that_follow_without_waiting_may_each_offer_an_upgrade(url):
+    body = json.dumps({"sequences": [[[0.0]]]}).encode()
+    head = POST + b"Content-Length: %d\r\n" % len(body)
+    plain, offering = head + b"\r\n" + body, head + UPGRADE + b"\r\n" + body
+    last = head + b"Connection: close\r\n\r\n" + body
+    with connect(url) as connection:
+        connection.sendall(GET + UPGRADE + b"\r\n" + plain + 2 * offering + plain + last)
+        received = b""
+        while data := connection.recv(65536):
+            received += data
+    assert received.count(b"HTTP/1.1 200") == received.count(b"HTTP/1.1 ") == 6
+    assert received.count(b"embeddings") == 5
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="makes a certificate with openssl")
