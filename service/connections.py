@@ -17,7 +17,7 @@ waits for one.
 """
 
 import asyncio
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import httptools
 import orjson
@@ -113,7 +113,9 @@ class _Guarded(HttpToolsProtocol):
         self._heard = False
         self._unheard_bytes = 0
         self._in_message = False
-        self._spare = self._turned_away = False
+        self._spare = False
+        # Why a request is refused in the midst of parsing it.
+        self._refusal: tuple[str, ServiceError] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -121,7 +123,7 @@ class _Guarded(HttpToolsProtocol):
         self.metrics.connections.inc()
         over = len(self.connections) - self.limits.max_connections
         if over > SPARE_CONNECTIONS:
-            self._refuse_one_more()
+            self._refuse(*self._no_more())
             return
         self._spare = over > 0
         self._await_head()
@@ -144,7 +146,7 @@ class _Guarded(HttpToolsProtocol):
         if self._in_message or self.pipeline:
             self.flow.stop_if_paused()
         if self._unheard_bytes > self.limits.max_header_bytes:
-            self._refuse_head()
+            self._refuse(*self._too_large())
         elif self._head_timer is None and not self._busy:
             self._await_head()
 
@@ -181,10 +183,13 @@ class _Guarded(HttpToolsProtocol):
         if self._spare and self.cycle is None:
             # Others may have gone since it came.
             self._spare = len(self.connections) > self.limits.max_connections
+        # RFC 9112, 3.2.
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts < 1 and self.parser.get_http_version() == "1.1"):
+            message = f"the request has {hosts} Host headers; it must have one"
+            self._stop_parsing("malformed", UnparseableError(message))
         if self._spare and self.cycle is None and not is_health(self.url.decode("latin-1")):
-            self._turned_away = True
-            # Out of the parser; uvicorn then calls `send_400_response`.
-            raise UnavailableError("no more")
+            self._stop_parsing(*self._no_more())
         super().on_headers_complete()
         if self._spare:
             self.cycle.keep_alive = False
@@ -206,13 +211,9 @@ class _Guarded(HttpToolsProtocol):
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
-        """Called when the parser gave up, or a limit made it."""
-        if self._head_bytes > self.limits.max_header_bytes:
-            self._refuse_head()
-        elif self._turned_away:
-            self._refuse_one_more()
-        else:
-            self._refuse("malformed", UnparseableError("the request is not HTTP/1.1"))
+        """Called when the parser gave up, or was stopped."""
+        malformed = "malformed", UnparseableError("the request is not HTTP/1.1")
+        self._refuse(*(self._refusal or malformed))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -228,8 +229,12 @@ class _Guarded(HttpToolsProtocol):
         self._heard = True
         self._head_bytes += size
         if self._head_bytes > self.limits.max_header_bytes:
-            # Out of the parser; uvicorn then calls `send_400_response`.
-            raise HeadersTooLargeError("too large")
+            self._stop_parsing(*self._too_large())
+
+    def _stop_parsing(self, reason: str, error: ServiceError) -> NoReturn:
+        self._refusal = reason, error
+        # Out of the parser; uvicorn then calls `send_400_response`.
+        raise error
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.limits.header_seconds, self._give_up_head)
@@ -255,14 +260,14 @@ class _Guarded(HttpToolsProtocol):
         self.metrics.refused_connections.labels("slow_reader").inc()
         self.transport.abort()
 
-    def _refuse_head(self) -> None:
+    def _too_large(self) -> tuple[str, ServiceError]:
         limit = self.limits.max_header_bytes
-        error = HeadersTooLargeError(f"line and headers are over {limit} bytes", limit=limit)
-        self._refuse("large_headers", error)
+        message = f"line and headers are over {limit} bytes"
+        return "large_headers", HeadersTooLargeError(message, limit=limit)
 
-    def _refuse_one_more(self) -> None:
+    def _no_more(self) -> tuple[str, ServiceError]:
         many = f"{self.limits.max_connections} connections are open; there are no more"
-        self._refuse("too_many", UnavailableError(many))
+        return "too_many", UnavailableError(many)
 
     def _refuse(self, reason: str, error: ServiceError) -> None:
         """Answers and closes; without an answer where it would pass for that of another request."""

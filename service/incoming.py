@@ -12,7 +12,7 @@ class Incoming:
     Starlette's own `Request` parses each part when it is asked for, again and again for headers.
 
     Attributes:
-        headers: by their names in lower case; of several with one name, the first.
+        headers: by their names in lower case; several of one name are one list (RFC 9110, 5.3).
         query: the query string as it came.
         receive: gives the next ASGI message, a piece of the body or the client's leaving.
     """
@@ -20,10 +20,10 @@ class Incoming:
     __slots__ = ("headers", "query", "receive")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.headers = {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in reversed(scope["headers"])
-        }
+        self.headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            key, text = name.decode("latin-1"), value.decode("latin-1")
+            self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
         self.query: str = scope["query_string"].decode("latin-1")
         self.receive = receive
 

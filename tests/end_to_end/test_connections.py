@@ -200,6 +200,26 @@ def test_what_is_not_http_is_answered_in_our_form(url):
         assert body["error"]["type"] == "unparseable"
 
 
+@pytest.mark.parametrize(
+    ("line", "headers", "expected"),
+    [
+        (b"GET /info HTTP/1.1", b"", 400),
+        (b"GET http://x/info HTTP/1.1", b"", 400),
+        (b"GET /info HTTP/1.1", b"Host: x\r\nHost: x\r\n", 400),
+        (b"GET /info HTTP/1.0", b"Host: x\r\nHost: y\r\n", 400),
+        (b"GET /info HTTP/1.0", b"", 200),
+        (b"GET /info HTTP/1.1", b"Host:\r\n", 200),
+    ],
+)
+def test_a_request_has_one_host(url, line, headers, expected):
+    with connect(url) as connection:
+        status, _, body = ask(connection, line + b"\r\nConnection: close\r\n" + headers + b"\r\n")
+    assert status == expected
+    if status == 400:
+        assert body["error"]["type"] == "unparseable"
+        assert "Host headers; it must have one" in body["error"]["message"]
+
+
 def test_rubbish_after_a_request_gets_no_answer_that_could_pass_for_the_requests(url):
     body = b'{"sequences": [[[0.0]]]}'
     with connect(url) as connection:

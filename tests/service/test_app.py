@@ -56,6 +56,21 @@ def test_the_same_embeddings_in_every_form(engine):
     ask(engine, talk)
 
 
+def test_headers_of_one_name_are_one_list(engine):
+    async def talk(client):
+        async def answer(*headers):
+            return await client.post("/embed", json=BODY, headers=headers)
+
+        for accepted in (("text/html", NPY), (NPY, "text/html"), ("application/json;q=0.5", NPY)):
+            given = await answer(*(("Accept", media_type) for media_type in accepted))
+            assert given.headers["content-type"] == NPY, given.text
+        given = await answer(("X-Request-Timeout-Ms", "1000"), ("X-Request-Timeout-Ms", "2000"))
+        assert given.status_code == 422
+        assert "1000, 2000" in given.json()["error"]["message"]
+
+    ask(engine, talk)
+
+
 @pytest.mark.parametrize("path", ["/embed", "/v2/models/random/infer"])
 def test_behind_a_prefix_fastapi_answers_the_same(engine, path):
     data = BATCH.values.ravel().tolist()

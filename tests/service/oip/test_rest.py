@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.engine import Engine
+from service.compression import MAX_MEMBERS
 from service.errors import InvalidError, ServiceError
 from service.media import OCTETS as BINARY
 from service.oip.rest import HEADER_LENGTH, InferForm
@@ -238,7 +239,8 @@ def test_damaged_bodies_are_read_or_refused(data):
 
 
 @pytest.mark.parametrize(
-    ("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
+    ("encoding", "compress"),
+    [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("deflate", zlib.compress)],
 )
 def test_compressed_bodies_are_read_up_to_the_limit(engine, encoding, compress):
     async def talk(client):
@@ -259,8 +261,31 @@ def test_compressed_bodies_are_read_up_to_the_limit(engine, encoding, compress):
             assert answer.status_code == 400
         plain["Content-Encoding"] = "br"
         assert (await client.post("/embed", content=small, headers=plain)).status_code == 415
+        twice = [*plain.items(), ("Content-Encoding", encoding)]
+        assert (await client.post("/embed", content=small, headers=twice)).status_code == 415
 
     ask(engine, talk, max_body_bytes=100_000)
+
+
+def test_a_gzip_body_may_have_several_members(engine):
+    body = json.dumps({"sequences": [[[0.0] * 3] * 9] * 1000}).encode()
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+
+    async def talk(client):
+        async def status(*members):
+            content = b"".join(gzip.compress(member, 1) for member in members)
+            return (await client.post("/embed", content=content, headers=headers)).status_code
+
+        halves = body[:70_000], body[70_000:]
+        assert await status(*halves) == 200
+        assert await status(*(body[i : i + 100] for i in range(0, len(body), 100))) == 200
+        assert await status(b"", body, b"") == 200
+        assert await status(*halves, b" " * 200_000) == 413
+        assert await status(body, *[b""] * MAX_MEMBERS) == 400
+        cut = gzip.compress(halves[0]) + gzip.compress(halves[1])[:-1]
+        assert (await client.post("/embed", content=cut, headers=headers)).status_code == 400
+
+    ask(engine, talk, max_body_bytes=300_000)
 
 
 def test_the_answer_is_that_of_embed(engine):
