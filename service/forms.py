@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl
 
 from service.errors import InvalidError
 from service.incoming import Incoming
-from service.media import negotiate
+from service.media import JSON, NPY, SAFETENSORS, negotiate
 from service.wire import EmbedAnswer, EmbedRequest, Limits, decode, encode
 
 
@@ -45,9 +45,14 @@ class EmbedForm:
         self._query = incoming.query
 
     def decode(self, body: bytes, limits: Limits) -> EmbedRequest:
-        """See `service.wire.decode`."""
+        """See `service.wire.decode`; int8 as npy is wrong too."""
         query = _parse_query(self._query) if self._query else {}
-        return decode(body, self.content_type, query, limits)
+        request = decode(body, self.content_type, query, limits)
+        if request.options.precision == "int8" and self.answer_type == NPY:
+            raise InvalidError(
+                f"npy has no place for the scales of int8; accept {JSON} or {SAFETENSORS}"
+            )
+        return request
 
     def encode(self, answer: EmbedAnswer) -> tuple[bytes, dict[str, str]]:
         """See `service.wire.encode`."""

@@ -31,8 +31,8 @@ class Options(BaseModel):
     precision: Precision = Field(
         default="float32",
         description="`int8`: each embedding times 127 over its largest magnitude, rounded; the "
-        "factors come back as `scales`. `binary`: a bit for each number, set where it is above "
-        "zero, eight to a byte, first number in the highest bit.",
+        "factors come back as `scales`, for which npy has no place. `binary`: a bit for each "
+        "number, set where it is above zero, eight to a byte, first number in the highest bit.",
     )
 
 

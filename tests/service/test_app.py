@@ -110,6 +110,11 @@ def test_options_in_json(engine):
         np.testing.assert_allclose(norms, 1, rtol=1e-6)
         int8 = (await client.post("/embed", json=BODY | {"precision": "int8"})).json()
         numbers = np.array(int8["embeddings"]) * np.array(int8["scales"])[:, None]
+        headers = {"Accept": NPY}
+        wrong = await client.post("/embed", json=BODY | {"precision": "int8"}, headers=headers)
+        assert wrong.status_code == 422
+        message = f"npy has no place for the scales of int8; accept {JSON} or {SAFETENSORS}"
+        assert wrong.json()["error"]["message"] == message
         expected = engine.embed(BATCH.values, BATCH.lengths)
         np.testing.assert_allclose(numbers, expected, atol=np.abs(expected).max() / 127)
         bits = (await client.post("/embed", json=BODY | {"precision": "binary"})).json()
