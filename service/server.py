@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
 
-from service import logs, tracing
+from service import hangups, logs, tracing
 from service.app import create_app
 from service.connections import guarded
 from service.embedding import EmbeddingService
@@ -63,6 +63,8 @@ class _Server(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         loop.add_signal_handler(signal.SIGHUP, self._start, self._service.reload_or_log)
+        if hangups.remembered():
+            self._start(self._service.reload_or_log)
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

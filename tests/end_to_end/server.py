@@ -20,10 +20,12 @@ def serving(
     environment: dict[str, str] | None = None,
     verify: ssl.SSLContext | None = None,
     program: Sequence[str | Path] = ("-m", "service.cli"),
+    started: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Yields the base URL and the process once the service is ready.
 
-    It is asked over TLS if `verify` says whom to trust. `program` is what Python runs.
+    It is asked over TLS if `verify` says whom to trust. `program` is what Python runs;
+    `started` is called before the service is ready.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -38,6 +40,7 @@ def serving(
         )
     url = f"{'https' if verify else 'http'}://127.0.0.1:{port}"
     try:
+        started(process)
         wait_until_ready(url, process, log, verify)
         yield url, process
     finally:

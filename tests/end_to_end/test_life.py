@@ -26,6 +26,7 @@ from tests.service.test_settings import SERVICE_LINKS
 # Slow on purpose: a call of the engine takes a while, so that requests are caught in it.
 SLOW = {"embed_dim": 64, "hidden_size": 512, "num_layers": 4, "window_size": 500}
 SLOW_DECODING = (Path(__file__).with_name("slow_decoding.py"),)
+SLOW_LOADING = (Path(__file__).with_name("slow_loading.py"),)
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +333,24 @@ def test_reloading_under_load_loses_nothing(tmp_path):
         stop.set()
         assert all(future.result() > 0 for future in asking)
         assert (tmp_path / "log").read_text().count("now serving") == 1 + 5
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_reload_asked_for_in_the_midst_of_starting_is_made_afterwards(tmp_path, workers):
+    log = tmp_path / "log"
+    # Where there are workers, their supervisor loads the file first.
+    loads = [1] if workers == 1 else [1, 1 + workers]
+
+    def ask_early(process):
+        for count in loads:
+            wait_for(lambda: log.read_text().count("loading") == count)  # noqa: B023
+            process.send_signal(signal.SIGHUP)
+
+    arguments = "--workers", str(workers)
+    with serving(*arguments, log=log, program=SLOW_LOADING, started=ask_early) as (_, process):
+        wait_for(lambda: log.read_text().count("now serving") == 2 * workers)
+        process.terminate()
+        assert process.wait(20) == 0
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -44,6 +44,7 @@ FLOORS = {
     "service": 6,
     "service.errors": 7,
     "service.settings": 7,
+    "service.hangups": 7,
     "service.describe": 7,
     "service.files": 7,
     "service.health": 8,

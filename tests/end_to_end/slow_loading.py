@@ -1,0 +1,20 @@
+"""`tritserve`, but that a packed file takes a second to load."""
+
+import time
+
+from model.engine import Engine
+from service.cli import main
+
+load = Engine.load
+
+
+def load_slowly(*arguments, **options):
+    print("loading", flush=True)
+    time.sleep(1)
+    return load(*arguments, **options)
+
+
+Engine.load = load_slowly
+# Workers import this file again.
+if __name__ == "__main__":
+    main()
