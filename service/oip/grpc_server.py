@@ -1,7 +1,8 @@
 """The Open Inference Protocol over gRPC, in the event loop and before the queue that HTTP has.
 
-Requests are taken as streams of one message, which is the same on the wire: so the key and the
-readiness are looked at before the message is read, and a message that drips is given up.
+Requests and answers are streams of one message, which is the same on the wire: so the key and the
+readiness are looked at before the message is read, a message that drips is given up, and what a
+call holds is held until its answer has left.
 
 Of gRPC's own health protocol there is `Check`, for probes and load balancers: it answers for the
 whole service, whatever name it is given. `Watch`, which clients can do without, would let anybody
@@ -11,7 +12,13 @@ without a key hold calls for as long as they like.
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -21,6 +28,7 @@ import grpc.aio
 import structlog
 from structlog.types import FilteringBoundLogger
 
+from service.accepted import Accepted
 from service.embedding import EmbeddingService
 from service.errors import (
     ClientGoneError,
@@ -126,7 +134,7 @@ async def serving_grpc(
     calls = _Calls(service, traces)
     for name, methods in METHODS.items():
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            method: grpc.stream_unary_rpc_method_handler(partial(calls.answer, method))
+            method: grpc.stream_stream_rpc_method_handler(partial(calls.answer, method))
             for method in methods
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
@@ -162,7 +170,7 @@ class _Calls:
         self._open = 0
         self._log: FilteringBoundLogger = structlog.get_logger().bind()
 
-    async def answer(self, method: str, _: AsyncIterator[bytes], context: Context) -> bytes:
+    async def answer(self, method: str, _: AsyncIterator[bytes], context: Context) -> None:
         """One call; every error ends it with its code."""
         start = time.perf_counter()
         metadata = _read_metadata(context)
@@ -170,10 +178,12 @@ class _Calls:
         trailing = [("x-request-id", request_id)]
         # Not the error itself, which would keep all that it came through, the message too.
         failure: tuple[int, str, dict[str, str]] | None = None
-        answer, status = b"", ClientGoneError.status
+        status = ClientGoneError.status
         with self._trace(method, metadata) as server:
             try:
-                answer = await self._answer(method, dict(metadata), context)
+                with ExitStack() as hold:
+                    answer = await self._answer(method, dict(metadata), context, hold)
+                    await _send(context, answer)
                 status = 200
             except ServiceError as error:
                 failure = error.status, error.message, error.headers
@@ -191,7 +201,6 @@ class _Calls:
         if failure and not context.done():
             await context.abort(CODES[status], _details(failure[1]), tuple(trailing))
         context.set_trailing_metadata(tuple(trailing))
-        return answer
 
     def _trace(
         self, method: str, metadata: list[tuple[bytes, bytes]]
@@ -210,7 +219,9 @@ class _Calls:
             fields = {"route": route, "status": status, "ms": round(1e3 * seconds, 3)}
             self._log.log(level, "request", method="gRPC", **fields)
 
-    async def _answer(self, method: str, metadata: dict[bytes, bytes], context: Context) -> bytes:
+    async def _answer(
+        self, method: str, metadata: dict[bytes, bytes], context: Context, hold: ExitStack
+    ) -> bytes:
         if method in OPEN_METHODS:
             return self._describe(method, b"")
         limit = self._service.settings.max_connections
@@ -218,18 +229,11 @@ class _Calls:
             self._service.metrics.refused_connections.labels("too_many").inc()
             raise UnavailableError(f"{limit} calls are open; there are no more")
         self._open += 1
-        try:
-            return await self._answer_counted(method, metadata, context)
-        finally:
-            self._open -= 1
-
-    async def _answer_counted(
-        self, method: str, metadata: dict[bytes, bytes], context: Context
-    ) -> bytes:
+        hold.callback(self._end)
         if self._keys and not is_one_of(bearer(metadata.get(b"authorization")), self._keys):
             raise UnauthorizedError("this needs an API key: authorization: Bearer <key>")
         if method == "ModelInfer":
-            return await self._infer(context)
+            return await self._infer(context, hold.enter_context(self._service.accept()))
         message = await self._reader.read(context) if method in NAMING_METHODS else b""
         if len(message) > MAX_DESCRIBE_BYTES:
             raise UnparseableError(
@@ -238,16 +242,18 @@ class _Calls:
             )
         return self._describe(method, message)
 
-    async def _infer(self, context: Context) -> bytes:
-        with self._service.accept() as accepted:
-            received = time.monotonic()
-            remaining = context.time_remaining()
-            body = await self._reader.read(context)
-            accepted.lease.grow(len(body))
-            deadline = None if remaining is None else received + remaining
-            form = GrpcForm(accepted.served.about["name"])
-            answer, _ = await self._service.embed(body, form, accepted, received, deadline)
-            return answer
+    def _end(self) -> None:
+        self._open -= 1
+
+    async def _infer(self, context: Context, accepted: Accepted) -> bytes:
+        received = time.monotonic()
+        remaining = context.time_remaining()
+        body = await self._reader.read(context)
+        accepted.lease.grow(len(body))
+        deadline = None if remaining is None else received + remaining
+        form = GrpcForm(accepted.served.about["name"])
+        answer, _ = await self._service.embed(body, form, accepted, received, deadline)
+        return answer
 
     def _describe(self, method: str, body: bytes) -> bytes:
         if method == "Check":
@@ -271,6 +277,13 @@ class _Calls:
             return ModelReadyResponse(ready=_holds(service.check_ready))
         config = service.served.engine.model.config
         return ModelMetadataResponse(**model_metadata(name, config.embed_dim, config.hidden_size))
+
+
+async def _send(context: Context, answer: bytes) -> None:
+    try:
+        await context.write(answer)
+    except grpc.aio.InternalError as error:
+        raise ClientGoneError("the client left while its answer was on the way") from error
 
 
 def _is_no_failed_answer(record: logging.LogRecord) -> bool:

@@ -534,28 +534,53 @@ def test_who_leaves_or_is_late_frees_the_place(engine, leave):
     ask(Watched(engine, before), talk)
 
 
+@asynccontextmanager
+async def answers_untaken(app, count):
+    """Calls whose answers, of 20 kB each, have been computed, and are not read."""
+    address = f"127.0.0.1:{app.state.service.settings.grpc_port}"
+    options = [("grpc.http2.lookahead_bytes", 0), ("grpc.http2.bdp_probe", 0)]
+    async with grpc.aio.insecure_channel(address, options) as channel:
+        infer = channel.stream_stream("/inference.GRPCInferenceService/ModelInfer")
+        request = raw_request(random_batch([1] * 300, 3)).SerializeToString()
+        calls = []
+        for _ in range(count):
+            calls.append(infer())
+            await calls[-1].write(request)
+            await calls[-1].done_writing()
+            while metric(app, "tritserve_timesteps_total") < 300 * len(calls):
+                await asyncio.sleep(0.01)
+        yield calls
+
+
 def test_who_leaves_while_the_answer_is_on_its_way_is_no_error(engine, caplog):
     async def talk(_, app):
-        address = f"127.0.0.1:{app.state.service.settings.grpc_port}"
-        # It takes nothing of an answer until it reads.
-        options = [("grpc.http2.lookahead_bytes", 0), ("grpc.http2.bdp_probe", 0)]
-        async with grpc.aio.insecure_channel(address, options) as channel:
-            infer = channel.stream_stream("/inference.GRPCInferenceService/ModelInfer")
-            request = raw_request(random_batch([1] * 300, 3)).SerializeToString()
-            calls = [infer() for _ in range(10)]
-            for call in calls:
-                await call.write(request)
-                await call.done_writing()
-            series = 'tritserve_requests_total{route="grpc/ModelInfer",status="200"}'
-            while metric(app, series) < 10:
-                await asyncio.sleep(0.05)
+        async with answers_untaken(app, 10):
             # Until gRPC has begun to send.
             await asyncio.sleep(0.2)
         # The service sees a moment later that nobody is there.
-        await asyncio.sleep(0.5)
+        series = 'tritserve_requests_total{{route="grpc/ModelInfer",status="{}"}}'
+        while sum(metric(app, series.format(status)) for status in (200, 499)) < 10:
+            await asyncio.sleep(0.01)
+        assert metric(app, series.format(499)) > 0
 
     ask(engine, talk)
     assert not [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_answers_that_nobody_takes_share_the_memory_of_bodies(engine):
+    async def talk(call, app):
+        large = raw_request(random_batch([1] * 3000, 3))
+        async with answers_untaken(app, 10) as calls:
+            error = await refusal(call, "ModelInfer", large)
+            assert error.code() == Code.RESOURCE_EXHAUSTED
+            assert "other requests and answers hold" in error.details()
+            for taken in calls:
+                assert len(await taken.read()) > 300 * 16 * 4
+                assert await taken.read() is grpc.aio.EOF
+            # What is alone is never refused.
+            assert (await call("ModelInfer", large)).outputs
+
+    ask(engine, talk, max_bodies_bytes=300_000)
 
 
 def test_a_bug_is_internal_and_keeps_to_itself(engine, caplog):
