@@ -83,8 +83,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
-    keys = settings.read_api_keys()
-    app.state.keyed = bool(keys)
+    app.state.keyed = bool(service.credentials.keys)
     app.add_middleware(CatchBugs)
     app.add_exception_handler(ServiceError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -94,7 +93,7 @@ def create_app(
     add_docs(app)
     # Around all that FastAPI and Starlette put around the routes, which direct ones do without.
     answered = DirectPosts(Heads(app.build_middleware_stack()), app.routes)
-    guarded = secure(answered, keys, settings.cors_origins)
+    guarded = secure(answered, lambda: service.credentials.keys, settings.cors_origins)
     traced = Traced(guarded, traces) if traces else guarded
     app.middleware_stack = Observed(traced, metrics, SECURITY_HEADERS)
     return app

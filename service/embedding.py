@@ -19,6 +19,7 @@ from model.sequences import Sequences
 from service.accepted import Accepted, AcceptedRequests, HeldAnswer
 from service.body import BodyBudget, read_body, while_connected
 from service.compression import decompress
+from service.credentials import Credentials
 from service.errors import InvalidError, UnavailableError
 from service.forms import Form
 from service.incoming import Incoming
@@ -58,6 +59,7 @@ class EmbeddingService:
 
     Attributes:
         served: the model that new requests go to.
+        credentials: the API keys and the certificate.
         finished: whether everything accepted was answered before the service stopped.
         address: where it is served, once that is known.
     """
@@ -66,6 +68,7 @@ class EmbeddingService:
         self.settings = settings
         self.metrics = metrics
         self.served = ServedModel(settings, engine, metrics)
+        self.credentials = Credentials(settings)
         self.draining = False
         self.finished = True
         self.address: str | None = None
@@ -124,6 +127,8 @@ class EmbeddingService:
     async def reload(self) -> dict[str, Any]:
         """Loads the packed file again and serves it; what was accepted is answered as before.
 
+        First the API keys and the certificate are read again.
+
         Returns:
             The new model, as answers tell of it.
 
@@ -132,6 +137,7 @@ class EmbeddingService:
             PackedFileError: it is not valid; the old model goes on.
         """
         async with self._reloading:
+            await asyncio.to_thread(self.credentials.renew)
             engine = await asyncio.to_thread(load_engine, self.settings)
             fresh = ServedModel(self.settings, engine, self.metrics)
             old, self.served = self.served, fresh

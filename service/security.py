@@ -1,6 +1,6 @@
 """Who may ask, and what browsers are told: API keys, CORS and security headers."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from hmac import compare_digest
 
@@ -28,9 +28,9 @@ _EXPOSED += ["Tritserve-Model", "Tritserve-Revision", "Tritserve-Truncated"]
 _EXPOSED += ["Inference-Header-Content-Length"]
 
 
-def secure(app: ASGIApp, keys: tuple[str, ...], origins: list[Origin]) -> ASGIApp:
+def secure(app: ASGIApp, keys: Callable[[], Iterable[str]], origins: list[Origin]) -> ASGIApp:
     """An application with guards around it: API keys and CORS, each where there are any."""
-    if keys:
+    if keys():
         app = ApiKeys(app, keys)
     if origins:
         app = CORSMiddleware(
@@ -58,15 +58,15 @@ def bearer(header: bytes | None) -> str:
 
 
 class ApiKeys:
-    """Answers 401, before a body is read, to whoever has none of the keys."""
+    """Answers 401, before a body is read, to whoever has none of the keys of the time."""
 
-    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, keys: Callable[[], Iterable[str]]) -> None:
         self.app = app
         self.keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         guarded = scope["type"] == "http" and not is_open(scope["path"])
-        if guarded and not is_one_of(bearer(_authorization(scope)), self.keys):
+        if guarded and not is_one_of(bearer(_authorization(scope)), self.keys()):
             error = UnauthorizedError("this needs an API key: Authorization: Bearer <key>")
             await error_answer(error, scope["path"])(scope, receive, send)
             return

@@ -3,7 +3,7 @@
 A first SIGTERM or SIGINT makes the service say that it is not ready, finishes every accepted
 request, and ends the process with status 0. What is not finished after `drain_seconds` is answered
 503, and the status is 1. A second signal ends it at once, with status 1. SIGHUP loads the packed
-file again; if it is broken, the old model goes on serving.
+file again, and reads API keys and the certificate again; of what is broken, the old goes on.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -24,11 +23,12 @@ import uvicorn
 from service import hangups, logs, tracing
 from service.app import create_app
 from service.connections import guarded
+from service.credentials import Credentials
 from service.embedding import EmbeddingService
 from service.oip import grpc_extra
 from service.served import load_engine
 from service.settings import Settings
-from service.tls import Handshakes, tls_context
+from service.tls import Handshakes
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -48,12 +48,10 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         service: EmbeddingService,
         traces: "TracerProvider | None",
-        context: ssl.SSLContext | None,
     ) -> None:
         super().__init__(config)
         self._service = service
         self._traces = traces
-        self._context = context
         self._accepting: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -75,12 +73,14 @@ class _Server(uvicorn.Server):
         self._start(self._exit_when_finished)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._context is None or sockets is None:
+        credentials = self._service.credentials
+        if credentials.context is None or sockets is None:
             await super().startup(sockets)
             return
         await super().startup([])
         settings, metrics = self._service.settings, self._service.metrics
-        handshakes = Handshakes(self._make_protocol, self._context, settings, metrics)
+        make, context = self._make_protocol, lambda: credentials.context
+        handshakes = Handshakes(make, context, settings, metrics)
         for listener in sockets:
             self._accepting.append(asyncio.create_task(handshakes.accept(listener)))
 
@@ -124,9 +124,8 @@ class _Server(uvicorn.Server):
 
 def check(settings: Settings) -> None:
     """Raises SettingsError for settings that would keep a server process from starting."""
-    settings.read_api_keys()
     grpc_extra.check(settings)
-    tls_context(settings)
+    Credentials(settings)
     grpc_extra.check_port(settings)
     if traces := tracing.start(os.environ):
         tracing.finish(traces)
@@ -154,7 +153,7 @@ def run(
     traces = tracing.start(os.environ)
     app = create_app(settings, load_engine(settings), traces, reload_others)
     service: EmbeddingService = app.state.service
-    context = tls_context(settings)
+    tls = service.credentials.context is not None
     # Not uvicorn's: what keeps it from listening is an error like others, and the port is known.
     listener = listener or settings.listen(settings.port)
     config = uvicorn.Config(
@@ -168,7 +167,7 @@ def run(
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
-    scheme = "https" if context else "http"
+    scheme = "https" if tls else "http"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     port = listener.getsockname()[1] if listener else settings.port
     service.address = f"{scheme}://{host}:{port}"
@@ -178,4 +177,4 @@ def run(
     # What is there now lives as long as the process: no use in looking through it for garbage.
     gc.collect()
     gc.freeze()
-    _Server(config, service, traces, context).run([listener])
+    _Server(config, service, traces).run([listener])

@@ -53,7 +53,7 @@ class Handshakes:
 
     Args:
         make: a protocol, for one connection.
-        context: the certificate.
+        context: gives the certificate of the time.
         settings: of the service.
         metrics: where refusals are counted.
     """
@@ -61,7 +61,7 @@ class Handshakes:
     def __init__(
         self,
         make: Callable[[], HttpToolsProtocol],
-        context: ssl.SSLContext,
+        context: Callable[[], ssl.SSLContext | None],
         settings: Settings,
         metrics: Metrics,
     ) -> None:
@@ -101,7 +101,7 @@ class Handshakes:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: protocol,
                 connection,
-                ssl=self._context,
+                ssl=self._context(),
                 ssl_handshake_timeout=self._seconds,
             )
         # Neither a failure nor a client that leaves is told to the protocol.

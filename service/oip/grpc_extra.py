@@ -26,13 +26,14 @@ def check(settings: Settings) -> None:
     if settings.grpc_port is None:
         return
     try:
-        from service.oip.grpc_server import credentials  # noqa: PLC0415
+        import service.oip.grpc_server  # noqa: F401, PLC0415
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"TRITSERVE_GRPC_PORT is set, but {error.name} is missing; install tritserve "
             "with its extra 'grpc'"
         ) from error
-    credentials(settings)
+    if settings.ssl_keyfile_password is not None:
+        raise SettingsError("gRPC cannot use a TLS key with a password")
 
 
 def check_port(settings: Settings) -> None:

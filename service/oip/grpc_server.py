@@ -29,6 +29,7 @@ import structlog
 from structlog.types import FilteringBoundLogger
 
 from service.accepted import Accepted
+from service.credentials import Credentials
 from service.embedding import EmbeddingService
 from service.errors import (
     ClientGoneError,
@@ -52,7 +53,6 @@ from service.oip.grpc_messages import (
 from service.oip.grpc_reading import Context, MessageReader
 from service.oip.tensors import METHODS, check_model, model_metadata, server_metadata
 from service.security import bearer, is_one_of
-from service.settings import Settings, SettingsError
 from service.tracing import ServerSpan, ServerSpans
 
 if TYPE_CHECKING:
@@ -91,19 +91,16 @@ CODES = {
 log = logging.getLogger("tritserve")
 
 
-def credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """TLS as HTTP has it, None without.
-
-    Raises:
-        SettingsError: the key has a password, which gRPC cannot be given.
-    """
-    if settings.ssl_certfile is None:
+def _secrets(credentials: Credentials) -> grpc.ServerCredentials | None:
+    """TLS as HTTP has it, None without; each handshake is given the certificate of the time."""
+    if credentials.pem is None:
         return None
-    if settings.ssl_keyfile_password is not None:
-        raise SettingsError("gRPC cannot use a TLS key with a password")
-    chain = settings.ssl_certfile.read_bytes()
-    key = settings.ssl_keyfile.read_bytes() if settings.ssl_keyfile else chain
-    return grpc.ssl_server_credentials([(key, chain)])
+
+    def fetch() -> grpc.ServerCertificateConfiguration:
+        assert credentials.pem
+        return grpc.ssl_server_certificate_configuration([credentials.pem])
+
+    return grpc.dynamic_ssl_server_credentials(fetch(), fetch)
 
 
 @asynccontextmanager
@@ -140,7 +137,7 @@ async def serving_grpc(
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
-    secrets = credentials(settings)
+    secrets = _secrets(service.credentials)
     try:
         if secrets:
             server.add_secure_port(address, secrets)
@@ -162,7 +159,6 @@ class _Calls:
     def __init__(self, service: EmbeddingService, traces: "TracerProvider | None") -> None:
         self._service = service
         self._spans = ServerSpans(traces) if traces else None
-        self._keys = service.settings.read_api_keys()
         settings = service.settings
         # As many at once as the budget of bodies has room for.
         places = max(1, settings.max_bodies_bytes // settings.grpc_message_bytes)
@@ -230,7 +226,8 @@ class _Calls:
             raise UnavailableError(f"{limit} calls are open; there are no more")
         self._open += 1
         hold.callback(self._end)
-        if self._keys and not is_one_of(bearer(metadata.get(b"authorization")), self._keys):
+        keys = self._service.credentials.keys
+        if keys and not is_one_of(bearer(metadata.get(b"authorization")), keys):
             raise UnauthorizedError("this needs an API key: authorization: Bearer <key>")
         if method == "ModelInfer":
             return await self._infer(context, hold.enter_context(self._service.accept()))

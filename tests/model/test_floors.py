@@ -63,6 +63,7 @@ FLOORS = {
     "service.metrics": 10,
     "service.served": 11,
     "service.accepted": 12,
+    "service.credentials": 12,
     "service.embedding": 13,
     "service.security": 9,
     "service.compression": 8,
