@@ -26,7 +26,8 @@ class Options(BaseModel):
     overlong: Overlong = Field(
         default="error",
         description="What to do with sequences longer than the model takes: refuse the request, "
-        "or keep the last or first timesteps and name the rows in `usage.truncated`.",
+        "or keep the last or first timesteps. `usage.truncated` then names the rows; npy and the "
+        "Open Inference Protocol tell how many they are.",
     )
     precision: Precision = Field(
         default="float32",

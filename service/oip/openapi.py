@@ -76,7 +76,7 @@ _INFER_SCHEMA = extend(
 _INFER_ANSWER_SCHEMA = record(
     model_name={"type": "string"},
     model_version={"type": "string"},
-    parameters=record(truncated={**COUNT, "description": "Sequences that were shortened."}),
+    parameters=record(truncated={**COUNT, "description": "How many sequences were shortened."}),
     outputs={
         "type": "array",
         "items": record(
