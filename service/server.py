@@ -168,9 +168,7 @@ def run(
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
     scheme = "https" if tls else "http"
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    port = listener.getsockname()[1] if listener else settings.port
-    service.address = f"{scheme}://{host}:{port}"
+    service.address = f"{scheme}://{settings.url_host}:{listener.getsockname()[1]}"
     # The event loop and the engine hand the interpreter to each other with every batch; at the
     # default of 5 ms the engine would wait for it as long as it computes.
     sys.setswitchinterval(SWITCH_SECONDS)

@@ -138,6 +138,11 @@ class Settings(BaseSettings):
         linked = SERVICE_URL.fullmatch(str(given.get("port")))
         return {k: v for k, v in given.items() if k != "port"} if linked else given
 
+    @property
+    def url_host(self) -> str:
+        """The host as a URL has it: an address of IPv6 in brackets."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
     def listen(self, port: int) -> socket.socket:
         """A listening socket of the host's address family.
 

@@ -135,8 +135,7 @@ async def serving_grpc(
             for method in methods
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"{host}:{settings.grpc_port}"
+    address = f"{settings.url_host}:{settings.grpc_port}"
     secrets = _secrets(service.credentials)
     try:
         if secrets:
