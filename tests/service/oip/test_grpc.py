@@ -32,7 +32,7 @@ from service.wire import Limits
 from tests.builders import random_batch
 from tests.service.live import Watched
 
-ROOT = Path(__file__).parent.parent.parent.parent
+ROOT = Path(__file__).parents[3]
 BATCH = random_batch([1, 9, 4], 3)
 LIMITS = Limits(embed_dim=3, max_timesteps=9, max_sequences=50, max_request_timesteps=1000)
 Code = grpc.StatusCode
