@@ -1,5 +1,6 @@
 """The routes of the Open Inference Protocol, under /v2."""
 
+import re
 from importlib.metadata import version
 from typing import Any
 
@@ -8,7 +9,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from service.direct import Injected, add_direct_post
 from service.embedding import EmbeddingService
-from service.errors import InvalidError
+from service.errors import InvalidError, UnknownPathError
 from service.oip import openapi, tensors
 from service.oip.rest import InferForm
 
@@ -29,6 +30,8 @@ register_url_convertor("model", _ModelName())
 MODEL = "/models/{name:model}"
 # Before the model's own, for a name may look like one with a version.
 VERSION = MODEL + "/versions/{model_version}"
+# Where Triton's clients ask for a model's configuration, and for statistics: names to our routes.
+TRITONS = re.compile(r"(.+/)?stats|.+/config", re.DOTALL)
 
 
 def add_oip(app: FastAPI, service: EmbeddingService) -> None:
@@ -53,6 +56,9 @@ def add_oip(app: FastAPI, service: EmbeddingService) -> None:
         return {"ready": True}
 
     async def model(name: str, model_version: str | None = None) -> dict[str, Any]:
+        if TRITONS.fullmatch(name) and name != service.served.about["name"]:
+            asked = name.rsplit("/", 1)[-1]
+            raise UnknownPathError(f"'{asked}' is an extension of Triton's, which is not served")
         check_model(name, model_version)
         config = service.served.engine.model.config
         return tensors.model_metadata(name, config.embed_dim, config.hidden_size)

@@ -352,7 +352,8 @@ def test_any_input_is_read_or_refused(data, shape, datatype, name, size):
 
 
 @pytest.mark.parametrize(
-    "name", ["lab/vowels", "a/b/c", "lab/versions/1/x", "infer", "ready", "é?"]
+    "name",
+    ["lab/vowels", "a/b/c", "lab/versions/1/x", "infer", "ready", "é?", "stats", "lab/config"],
 )
 def test_a_model_may_have_any_name(tmp_path, name):
     random_packed(tmp_path / "m", name=name, embed_dim=3, hidden_size=16, num_layers=1)
@@ -377,6 +378,28 @@ def test_a_model_may_have_any_name(tmp_path, name):
         assert (await client.post(f"{path}/ready")).status_code == 405
 
     ask(Engine.load(tmp_path / "m"), talk)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("stats", "stats"),
+        ("random/stats", "stats"),
+        ("random/versions/1/stats", "stats"),
+        ("random/config", "config"),
+        ("random/versions/1/config", "config"),
+    ],
+)
+def test_what_only_triton_serves_is_named(engine, path, asked):
+    async def talk(client):
+        answer = await client.get(f"/v2/models/{path}")
+        assert answer.status_code == 404
+        expected = f"'{asked}' is an extension of Triton's, which is not served"
+        assert answer.json() == {"error": expected}
+        # A name like any other.
+        assert "there is no model" in (await client.get("/v2/models/config")).json()["error"]
+
+    ask(engine, talk)
 
 
 def test_null_is_no_value(engine):
