@@ -75,8 +75,9 @@ FLOORS = {
     "service.oip.grpc_form": 12,
     "service.oip.grpc_parts": 8,
     "service.oip.grpc_reading": 8,
-    "service.oip.grpc_extra": 15,
-    "service.oip.grpc_server": 14,
+    "service.oip.grpc_extra": 16,
+    "service.oip.grpc_calls": 14,
+    "service.oip.grpc_server": 15,
     "service.examples": 11,
     "service.forms": 11,
     "service.oip.routes": 15,
@@ -98,12 +99,12 @@ FLOORS = {
     "service.replies": 7,
     "service.exchange": 9,
     "service.client": 10,
-    "service.app": 16,
-    "service.server": 17,
-    "service.supervisor": 18,
+    "service.app": 17,
+    "service.server": 18,
+    "service.supervisor": 19,
     "service.arguments": 7,
     "service.offline": 11,
-    "service.cli": 19,
+    "service.cli": 20,
 }
 
 
