@@ -5,6 +5,9 @@ import numpy as np
 from model.recipe import Augmentation
 from model.sequences import FloatArray, Sequences
 
+# Deviations between a feature's mean and the zero that it is scaled about, at most.
+MAX_FROM_ZERO = 4.0
+
 
 def augment(
     batch: Sequences,
@@ -54,7 +57,10 @@ def _augment(
     scale = np.exp(how.scale * rng.standard_normal(features))
     offset = how.offset * rng.standard_normal(features) * std
     noise = how.jitter * rng.standard_normal(x.shape) * std
-    changed: FloatArray = (x * scale + offset + noise).astype(np.float32)
+    # A gain acts about zero; where zero is far from all that was measured, as Kelvin's is, it would
+    # move a sequence much further than it scales it.
+    centre = mean - np.clip(mean, -MAX_FROM_ZERO * std, MAX_FROM_ZERO * std)
+    changed: FloatArray = (centre + (x - centre) * scale + offset + noise).astype(np.float32)
     return changed
 
 

@@ -75,7 +75,8 @@ class Augmentation(_Table):
     jitter: float = Field(default=0.0, ge=0.0)
     """Deviation of noise added to every value."""
     scale: float = Field(default=0.0, ge=0.0)
-    """Deviation of the logarithm of a factor per sequence and feature."""
+    """Deviation of the logarithm of a factor per sequence and feature: a gain, about zero, or
+    about the point 4 deviations from the mean where zero is further away."""
     offset: float = Field(default=0.0, ge=0.0)
     """Deviation of an offset per sequence and feature."""
     mix: float = Field(default=0.0, ge=0.0)

@@ -253,8 +253,9 @@ def _fit_standardization(model: BitNet, sequences: Sequences) -> tuple[FloatArra
     rounding = np.concatenate([resolution, *[10 * resolution] * config.differences])
     std[np.tile(constant, 1 + config.differences) | (std <= rounding)] = 0.0
     model.standardize.mean.copy_(torch.from_numpy(mean))
-    # A constant feature says nothing; dividing by 1 keeps it at zero.
-    model.standardize.std.copy_(torch.from_numpy(np.where(std, std, np.float32(1.0))))
+    # A constant feature says nothing: divided by more than it is rounded by, it stays near zero.
+    nothing = np.maximum(1.0, 10 * np.tile(resolution, 1 + config.differences))
+    model.standardize.std.copy_(torch.from_numpy(np.where(std, std, nothing.astype(np.float32))))
     return mean[: config.embed_dim], std[: config.embed_dim]
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from model.augment import augment
 from model.config import ModelConfig
 from model.learner import nt_xent, resample
 from model.probe import probe
@@ -41,46 +40,6 @@ def test_nt_xent_is_small_where_views_agree_and_sequences_differ():
     views = torch.eye(4)
     assert nt_xent(torch.cat([views, views]), 0.1) < 0.01
     assert nt_xent(torch.cat([views, views.roll(1, 0)]), 0.1) > 5
-
-
-def test_a_crop_is_a_contiguous_part():
-    batch = random_batch([10] * 200, 3)
-    cropped = augment(
-        batch,
-        Augmentation(crop=0.4),
-        np.zeros(3, np.float32),
-        np.ones(3, np.float32),
-        99,
-        np.random.default_rng(0),
-    )
-    assert set(cropped.lengths.tolist()) == {6, 7, 8, 9, 10}
-    starts = set()
-    for whole, part in zip(batch.split(), cropped.split(), strict=True):
-        start = int(np.flatnonzero((whole == part[0]).all(1))[0])
-        starts.add(start)
-        np.testing.assert_array_equal(part, whole[start : start + len(part)])
-    assert starts == {0, 1, 2, 3, 4}
-
-
-def test_a_mix_is_a_linear_map_around_the_mean_in_units_of_deviation():
-    rng = np.random.default_rng(0)
-    mean = np.array([5, -3, 100, 7], np.float32)
-    std = np.array([1, 10, 0.1, 0], np.float32)
-    batch = Sequences.from_list(
-        [mean + std * rng.standard_normal((20, 4)).astype(np.float32) for _ in range(300)]
-    )
-    mixed = augment(batch, Augmentation(mix=0.3), mean, std, 99, rng)
-    assert mixed.lengths.tolist() == batch.lengths.tolist()
-    scale = np.where(std, std, 1)
-    changes = []
-    for before, after in zip(batch.split(), mixed.split(), strict=True):
-        x, y = (before - mean) / scale, (after - mean) / scale
-        turn, *_ = np.linalg.lstsq(x[:, :3], y[:, :3], rcond=None)
-        np.testing.assert_allclose(x[:, :3] @ turn, y[:, :3], atol=1e-4)
-        changes.append(turn - np.eye(3))
-    assert np.std(changes) == pytest.approx(0.3 / np.sqrt(4), rel=0.1)
-    assert abs(np.mean(changes)) < 0.02
-    np.testing.assert_array_equal(mixed.values[:, 3], np.float32(7))
 
 
 def test_contrast_learns_without_labels(tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.augment import augment
 from model.checkpoint import CheckpointError, load, save
 from model.data import load as load_data
 from model.export import export
@@ -15,7 +14,7 @@ from model.recipe import Augmentation, Recipe, RecipeError, Schedule, read_recip
 from model.train import TrainingError, train
 from model.training_log import read_log
 from model.training_state import StateError
-from tests.builders import DATA, random_batch
+from tests.builders import DATA
 
 VOWELS = DATA / "JapaneseVowels.npz"
 SMALL = {"hidden_size": 16, "num_layers": 1, "dropout": 0.0}
@@ -91,7 +90,7 @@ def statistics(path, feature, **model):
 def test_a_constant_feature_stays_finite(tmp_path, constant, stride):
     found = statistics(tmp_path / "x.npz", constant, stride=stride, differences=2)
     # Averages of a constant, and differences of them, are not quite constant.
-    assert found.std[1::3].tolist() == [1, 1, 1]
+    assert found.std[1::3].tolist() == pytest.approx([1, 1, 1])
     assert (found.std[::3] != 1).all()
 
 
@@ -101,11 +100,17 @@ def test_a_feature_that_changes_by_rounding_alone_is_constant(tmp_path):
     assert statistics(tmp_path / "x.npz", feature).std[1] == 1
 
 
+def test_a_large_constant_with_its_rounding_stays_near_zero(tmp_path):
+    seconds = np.float32(1.7e9) + 128 * (np.arange(600) % 2).astype(np.float32)
+    found = statistics(tmp_path / "x.npz", seconds)
+    assert np.abs((seconds - found.mean[1].item()) / found.std[1].item()).max() < 0.1
+
+
 def test_differences_of_a_feature_that_is_constant_in_each_sequence_are_constant(tmp_path):
     feature = np.repeat(1e6 + 0.1 + np.arange(12), 50)
     found = statistics(tmp_path / "x.npz", feature, stride=30, differences=2)
     assert found.std[1] == pytest.approx(np.std(np.arange(12)), rel=1e-2)
-    assert found.std[[4, 7]].tolist() == [1, 1]
+    assert found.std[[4, 7]].tolist() == pytest.approx([1, 1])
 
 
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path):
@@ -239,26 +244,6 @@ def test_a_recipe_that_makes_no_sense_is_an_error(tmp_path, text, message):
 def test_a_recipes_data_set_is_beside_it(tmp_path):
     (tmp_path / "r.toml").write_text("name = 'x'\ndataset = 'sets/d.npz'")
     assert read_recipe(tmp_path / "r.toml").dataset == Path(tmp_path / "sets" / "d.npz").resolve()
-
-
-def test_augmentation_changes_sequences_within_bounds():
-    batch = random_batch([10, 20, 1, 30], 3)
-    mean, std = np.zeros(3, dtype=np.float32), np.ones(3, dtype=np.float32)
-    rng = np.random.default_rng(0)
-    assert augment(batch, Augmentation(), mean, std, 30, rng) is batch
-
-    noisy = augment(batch, Augmentation(jitter=0.1), mean, std, 30, rng)
-    assert noisy.lengths.tolist() == batch.lengths.tolist()
-    assert 0.08 < np.std(noisy.values - batch.values) < 0.12
-
-    warped = augment(batch, Augmentation(warp=0.5), mean, std, 30, rng)
-    assert (warped.lengths <= 30).all()
-    assert (warped.lengths >= batch.lengths * 0.4).all()
-    assert warped.lengths.tolist() != batch.lengths.tolist()
-    for before, after in zip(batch.split(), warped.split(), strict=True):
-        np.testing.assert_allclose(after[0], before[0], atol=1e-6)
-        if len(after) > 1:
-            np.testing.assert_allclose(after[-1], before[-1], atol=1e-5)
 
 
 def test_a_killed_run_taken_up_again_ends_with_the_same_model(tmp_path):
