@@ -40,11 +40,15 @@ def check_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """
     if resume and overwrite:
         raise RunFolderError("--resume goes on with a run, --overwrite replaces it; give only one")
-    if resume and not (folder / STATE).exists():
-        raise RunFolderError(
-            f"{folder} holds no run to go on with (no {STATE}); without --resume one begins there"
-        )
     there = [name for name in NAMES if (folder / name).exists()]
+    if resume and not there:
+        raise RunFolderError(f"{folder} holds no run to go on with; without --resume one begins")
+    # A run that was stopped before its first state begins anew; a finished one is not given up.
+    if resume and STATE not in there and {TENSORS, DESCRIPTION} & set(there):
+        raise RunFolderError(
+            f"{folder} holds a checkpoint and no state to go on from ({STATE}); "
+            "--overwrite replaces it"
+        )
     if there and not (resume or overwrite):
         raise RunFolderError(
             f"{folder} holds a run ({', '.join(there)}); --resume goes on with it, "

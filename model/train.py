@@ -151,8 +151,8 @@ def train(
         recipe: what to train, on what, and how.
         progress: called after every step.
         folder: where to keep the state and the log.
-        resume: whether to take up the state in the folder, if there is one; otherwise what an
-            earlier run left there is deleted, once the recipe is known to fit the data set.
+        resume: whether to take up the state in the folder, if there is one. Where none is taken
+            up, what an earlier run left is deleted, once the recipe is known to fit the data set.
 
     Raises:
         OSError: the data set cannot be read, or the folder not written.
@@ -169,10 +169,10 @@ def train(
             **recipe.model_dump(mode="json", exclude={"dataset"}),
             "data": run.whole.sha256,
         }
-        if not resume:
-            clear_run(folder)
-        elif state := load_state(folder, identity):
+        if resume and (state := load_state(folder, identity)):
             run.restore(state)
+        else:
+            clear_run(folder)
         log = TrainingLog(folder, run.step)
     try:
         while run.step < recipe.schedule.steps:

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from model.checkpoint import Checkpoint, save
 from model.packed import read
 from model.recipe import read_recipe
+from model.training_log import read_log
 from service.cli import main
 from tests.builders import random_bitnet
 
@@ -200,10 +201,30 @@ def test_an_overwrite_leaves_nothing_of_the_old_run(small, tmp_path):
 def test_there_must_be_a_run_to_go_on_with(small, tmp_path):
     _, recipe = small
     message = refusal("train", recipe, "--out", tmp_path / "rum", "--resume")
-    assert f"{tmp_path / 'rum'} holds no run to go on with (no state.pt)" in message
+    assert f"{tmp_path / 'rum'} holds no run to go on with; without --resume one begins" in message
     assert not (tmp_path / "rum").exists()
     assert run("train", recipe, "--out", tmp_path / "run").exit_code == 0
     assert run("train", recipe, "--out", tmp_path / "run", "--resume").exit_code == 0
+    (tmp_path / "run" / "state.pt").unlink()
+    before = contents(tmp_path / "run")
+    message = refusal("train", recipe, "--out", tmp_path / "run", "--resume")
+    assert "no state to go on from (state.pt); --overwrite replaces it" in message
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    "left", [["log.jsonl"], ["state.pt.partial"], ["log.jsonl", "tensorboard"]]
+)
+def test_a_run_stopped_before_its_first_state_begins_anew(small, tmp_path, left):
+    _, recipe = small
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in left:
+        (folder / name).write_text('{"step": 1, "loss": 9.0, "learning_rate": 0.1}\n')
+    assert "--resume goes on with it" in refusal("train", recipe, "--out", folder)
+    assert run("train", recipe, "--out", folder, "--resume").exit_code == 0
+    assert [line["step"] for line in read_log(folder)] == [1, 2, 3]
+    assert not (folder / "state.pt.partial").exists()
 
 
 @pytest.mark.parametrize("name", ["../esc", "/esc", "..", ".", "a/b", "a/", "a\\\\b", "a\\u0000"])
