@@ -1,4 +1,6 @@
+import io
 import json
+import random
 import subprocess
 import sys
 import time
@@ -6,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from model.checkpoint import CheckpointError, load, save
 from model.data import load as load_data
@@ -13,7 +16,7 @@ from model.export import export
 from model.recipe import Augmentation, Recipe, RecipeError, Schedule, read_recipe
 from model.train import TrainingError, train
 from model.training_log import read_log
-from model.training_state import StateError
+from model.training_state import StateError, load_state, save_state
 from tests.builders import DATA
 
 VOWELS = DATA / "JapaneseVowels.npz"
@@ -285,6 +288,30 @@ def test_a_state_of_another_run_is_not_taken_up(tmp_path):
     train(recipe(), folder=tmp_path)
     with pytest.raises(StateError, match="differs in seed"):
         train(recipe(seed=1), folder=tmp_path)
-    (tmp_path / "state.pt").write_bytes(b"PK damaged")
-    with pytest.raises(StateError, match="is damaged"):
-        train(recipe(), folder=tmp_path)
+
+
+def test_a_damaged_state_is_told_as_such(tmp_path):
+    path = tmp_path / "state.pt"
+    save_state(tmp_path, {"seed": 1}, {"order": list(range(1000)), "learner": torch.ones(500)})
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    damaged = [b"", b"PK damaged", b"[]"]
+    damaged += [whole[: rng.randrange(len(whole))] for _ in range(60)]
+    for _ in range(200):
+        content = bytearray(whole)
+        for _ in range(3):
+            content[rng.randrange(len(whole))] ^= rng.randrange(1, 256)
+        damaged.append(bytes(content))
+    other = io.BytesIO()
+    torch.save({"seed": 1}, other)
+    damaged.append(other.getvalue())
+    assert load_state(tmp_path, {"seed": 1})["order"] == list(range(1000))
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(StateError) as error:
+            load_state(tmp_path, {"seed": 1})
+        assert str(error.value) == f"{path} is damaged; --overwrite starts over"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        load_state(tmp_path, {"seed": 1})
