@@ -1,6 +1,10 @@
 """The folder of a training run: what it is made of, and when a run may begin there."""
 
+import fcntl
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from model.errors import UserError
@@ -12,6 +16,7 @@ PARTIAL_STATE = "state.pt.partial"
 LOG = "log.jsonl"
 PLOT = "training.png"
 EVENTS = "tensorboard"
+LOCK = "run.lock"
 
 NAMES = (TENSORS, DESCRIPTION, STATE, PARTIAL_STATE, LOG, PLOT, EVENTS)
 
@@ -29,6 +34,34 @@ def default_folder(name: str) -> Path:
     if name in {".", ".."} or set(name) & set("/\\\0"):
         raise RunFolderError(f"the name {name!r} is not that of a folder; tell one with --out")
     return Path("runs") / name
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder, which is made if need be and goes again if left empty.
+
+    Raises:
+        OSError: the folder cannot be made or locked.
+        RunFolderError: another run is at work there.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / LOCK
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFolderError(f"another run is at work in {folder}") from error
+        # Who held the lock deletes its file: one on a deleted file keeps nobody out.
+        if not os.fstat(file.fileno()).st_nlink:
+            raise RunFolderError(f"another run was at work in {folder}; try again")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            if made:
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def check_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -72,4 +105,4 @@ def clear_run(folder: Path) -> None:
 
 def belongs_to_run(path: Path, folder: Path) -> bool:
     """Whether a path leads to one of a run's own files, by links too."""
-    return path.resolve() in {(folder / name).resolve() for name in NAMES}
+    return path.resolve() in {(folder / name).resolve() for name in (*NAMES, LOCK)}

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from model.engine import Engine
 from model.packed import read
 from model.pretrained import DEFAULT_MODEL
-from model.run_folder import belongs_to_run, check_run_folder, default_folder
+from model.run_folder import belongs_to_run, check_run_folder, default_folder, hold
 from model.sequences import FloatArray, SequenceError, Sequences, check_finite, check_width
 from service.arguments import Seconds, file_argument, model_option
 from service.describe import describe
@@ -90,6 +90,7 @@ def train(recipe: Path, out: Path | None, resume: bool, overwrite: bool) -> None
 
     read = read_recipe(recipe)
     folder = out or default_folder(read.name)
+    click.get_current_context().with_resource(hold(folder))
     check_run_folder(folder, resume=resume, overwrite=overwrite)
     with progress_bar(read.schedule.steps, "step") as bar:
 

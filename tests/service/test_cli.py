@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -51,7 +52,12 @@ def test_help_lists_every_command():
 def test_a_checkpoint_is_not_packed_onto_itself(checkpoint, tmp_path):
     (tmp_path / "link").symlink_to(checkpoint / "model.safetensors")
     before = contents(checkpoint)
-    for out in (checkpoint / "model.safetensors", checkpoint / "state.pt", tmp_path / "link"):
+    for out in (
+        checkpoint / "model.safetensors",
+        checkpoint / "state.pt",
+        checkpoint / "run.lock",
+        tmp_path / "link",
+    ):
         # In a process of its own: it may die of what this is about.
         command = [sys.executable, "-m", "service.cli", "pack", str(checkpoint), str(out)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -210,6 +216,40 @@ def test_there_must_be_a_run_to_go_on_with(small, tmp_path):
     message = refusal("train", recipe, "--out", tmp_path / "run", "--resume")
     assert "no state to go on from (state.pt); --overwrite replaces it" in message
     assert contents(tmp_path / "run") == before
+
+
+def test_one_run_at_a_time_is_at_work_in_a_folder(small, tmp_path):
+    _, recipe = small
+    folder = tmp_path / "run"
+    endless = tmp_path / "endless.toml"
+    endless.write_text(recipe.read_text().replace("steps = 3", "steps = 10000000"))
+    command = [sys.executable, "-m", "service.cli", "train", str(endless), "--out", str(folder)]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 120
+        while not (folder / "state.pt").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        for how in ([], ["--resume"], ["--overwrite"]):
+            message = refusal("train", recipe, "--out", folder, *how)
+            assert message == f"Error: another run is at work in {folder}\n"
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.wait()
+    # One that was killed keeps nobody out.
+    assert run("train", recipe, "--out", folder, "--overwrite").exit_code == 0
+    assert [line["step"] for line in read_log(folder)] == [1, 2, 3]
+    assert not list(folder.glob("*.lock"))
+
+
+def test_a_run_that_cannot_begin_leaves_its_folder_as_it_was(small, tmp_path):
+    dataset, recipe = small
+    dataset.unlink()
+    assert "No such file" in refusal("train", recipe, "--out", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    assert "No such file" in refusal("train", recipe, "--out", tmp_path / "old")
+    assert list((tmp_path / "old").iterdir()) == []
 
 
 @pytest.mark.parametrize(
