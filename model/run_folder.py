@@ -95,8 +95,9 @@ def clear_run(folder: Path) -> None:
     Raises:
         OSError: one cannot be deleted.
     """
-    for name in NAMES:
-        path = folder / name
+    # What `replace_file` had written of one when it was killed is there too.
+    partial = [path for name in NAMES for path in folder.glob(f"{name}.*.partial")]
+    for path in [*(folder / name for name in NAMES), *partial]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

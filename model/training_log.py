@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from model.replace import replace_file
 from model.run_folder import EVENTS, LOG
 
 
@@ -35,7 +36,7 @@ class TrainingLog:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / LOG
         kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step]
-        path.write_text("".join(kept))
+        replace_file(path, "".join(kept).encode())
         self._file = path.open("a")
         self._events = _event_writer(folder / EVENTS, step)
 

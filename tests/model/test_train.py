@@ -15,7 +15,7 @@ from model.data import load as load_data
 from model.export import export
 from model.recipe import Augmentation, Recipe, RecipeError, Schedule, read_recipe
 from model.train import TrainingError, train
-from model.training_log import read_log
+from model.training_log import TrainingLog, read_log
 from model.training_state import StateError, load_state, save_state
 from tests.builders import DATA
 
@@ -282,6 +282,15 @@ def test_a_killed_run_taken_up_again_ends_with_the_same_model(tmp_path):
     assert figures["activation_scale"] > 0
     assert (folder / "training.png").stat().st_size > 10_000
     assert list((folder / "tensorboard").iterdir())
+
+
+def test_a_resumed_runs_log_is_replaced_as_a_whole(tmp_path):
+    train(recipe(), folder=tmp_path)
+    whole = (tmp_path / "log.jsonl").read_text()
+    with (tmp_path / "log.jsonl").open() as old:
+        TrainingLog(tmp_path, 5).close()
+        assert old.read() == whole
+    assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 4, 5]
 
 
 def test_a_state_of_another_run_is_not_taken_up(tmp_path):

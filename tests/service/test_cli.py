@@ -195,6 +195,7 @@ def test_an_overwrite_leaves_nothing_of_the_old_run(small, tmp_path):
     folder = tmp_path / "run"
     assert run("train", recipe, "--out", folder).exit_code == 0
     (folder / "state.pt.partial").write_bytes(b"of a run that was killed")
+    (folder / "model.safetensors.1a2b3c4d.partial").write_bytes(b"likewise")
     (folder / "notes.txt").write_text("not of the run")
     old = set((folder / "tensorboard").iterdir())
     # A run that ends at its first step writes neither a checkpoint nor a picture.
