@@ -19,7 +19,7 @@ from model.bitnet import BitNet
 from model.config import ModelConfig
 from model.errors import UserError, explain
 from model.replace import replace_file
-from model.run_folder import DESCRIPTION, TENSORS
+from model.run_folder import DESCRIPTION, TENSORS, holds_run
 
 
 class CheckpointError(UserError):
@@ -67,8 +67,13 @@ def load(folder: Path) -> Checkpoint:
 
     Raises:
         OSError: a file is missing or cannot be read.
-        CheckpointError: the files are not a checkpoint, or do not fit each other.
+        CheckpointError: the files are not a checkpoint, not yet, or do not fit each other.
     """
+    if holds_run(folder) and not (folder / DESCRIPTION).exists():
+        raise CheckpointError(
+            f"{folder} holds a run that is not finished; `tritserve train RECIPE --resume` goes on "
+            "with it"
+        )
     description = (folder / DESCRIPTION).read_text()
     try:
         content = json.loads(description)

@@ -89,6 +89,11 @@ def check_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds a file of a run, finished or not."""
+    return any((folder / name).exists() for name in NAMES)
+
+
 def clear_run(folder: Path) -> None:
     """Deletes a run's own files, where there are any, and no others.
 
