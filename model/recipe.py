@@ -56,7 +56,7 @@ class Schedule(_Table):
 
     steps: int = Field(default=600, ge=1)
     batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=3e-3, gt=0.0)
+    learning_rate: float = Field(default=3e-3, gt=0.0, le=1.0)
     warmup: float = Field(default=0.1, ge=0.0, le=0.5)
     """Share of the steps over which the rate warms up."""
     second_stage: float = Field(default=0.67, gt=0.0, le=1.0)

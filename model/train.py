@@ -98,17 +98,23 @@ class _Training:
         inputs = torch.from_numpy(sequences.values), torch.from_numpy(sequences.lengths)
         loss = self.learner.loss(*inputs, _labels(batch))
         self.step += 1
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {self.step} of {steps}, learning rate "
-                f"{rate:.2e}; a lower learning rate or a longer warm-up may help"
-            )
+        self._check("loss", loss, rate)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.schedule.max_gradient_norm)
+        parameters = self.learner.parameters()
+        norm = nn.utils.clip_grad_norm_(parameters, recipe.schedule.max_gradient_norm)
+        self._check("gradient's norm", norm, rate)
         self.optimizer.step()
         layers = self._measure(*inputs) if self.step % MEASURE_EVERY == 0 else {}
         return Step(self.step, steps, loss.item(), rate, layers)
+
+    def _check(self, what: str, value: Tensor, rate: float) -> None:
+        if not torch.isfinite(value):
+            raise TrainingError(
+                f"the {what} is {value.item()} at step {self.step} of "
+                f"{self.recipe.schedule.steps}, learning rate {rate:.2e}; a lower learning rate "
+                "or a longer warm-up may help"
+            )
 
     def _measure(self, values: Tensor, lengths: Tensor) -> dict[str, dict[str, float]]:
         figures = self.monitor.measure(self.step)
@@ -160,7 +166,7 @@ def train(
             the recipe says.
         RecipeError: the recipe does not fit the data set.
         StateError: the folder holds the state of another recipe or data set.
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss or its gradient is no longer finite.
     """
     run = _Training(recipe)
     log = None

@@ -13,7 +13,7 @@ import torch
 from model.checkpoint import CheckpointError, load, save
 from model.data import load as load_data
 from model.export import export
-from model.recipe import Augmentation, Recipe, RecipeError, Schedule, read_recipe
+from model.recipe import Augmentation, Objective, Recipe, RecipeError, Schedule, read_recipe
 from model.train import TrainingError, train
 from model.training_log import TrainingLog, read_log
 from model.training_state import StateError, load_state, save_state
@@ -148,10 +148,14 @@ def test_a_folder_that_is_no_checkpoint_is_an_error(tmp_path):
         load(tmp_path)
 
 
-def test_a_loss_that_is_not_finite_stops_with_a_reason():
-    schedule = Schedule(steps=50, learning_rate=1e30, warmup=0.0, max_gradient_norm=1e30)
-    with pytest.raises(TrainingError, match=r"at step .* of 50, learning rate"):
-        train(recipe(schedule=schedule))
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [(1e39, "the loss is inf at step 1 of 50, learning"), (1e25, "the gradient's norm is inf at")],
+)
+def test_what_is_not_finite_stops_with_a_reason(weight, message):
+    objective = Objective(classification=weight)
+    with pytest.raises(TrainingError, match=message):
+        train(recipe(objective=objective, schedule=Schedule(steps=50)))
 
 
 @pytest.mark.parametrize(
@@ -224,6 +228,7 @@ def test_a_batch_without_a_next_timestep_teaches_nothing_and_stops_nothing(tmp_p
         ("name = 'x'\ndataset = 'd'\nseed = 9223372036854775808", "seed: .* less than"),
         ("name = 'x'\ndataset = 'd'\nthreads = 1025", "threads: .* less than or equal to 1024"),
         ("name = 'x'\ndataset = 'd'\n[schedule]\nlearning_rate = inf", "rate: .* finite number"),
+        ("name = 'x'\ndataset = 'd'\n[schedule]\nlearning_rate = 1e38", "rate: .* equal to 1"),
         ("name = 'x'\ndataset = 'd'\n[schedule]\nwarmup = nan", r"warmup: .*"),
         ("name = 'x'\ndataset = 'd'\n[schedule]\nmax_gradient_norm = inf", "norm: .* finite"),
         ("name = 'x'\ndataset = 'd'\n[augmentation]\njitter = inf", "jitter: .* finite number"),

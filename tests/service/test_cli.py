@@ -199,7 +199,7 @@ def test_an_overwrite_leaves_nothing_of_the_old_run(small, tmp_path):
     (folder / "notes.txt").write_text("not of the run")
     old = set((folder / "tensorboard").iterdir())
     # A run that ends at its first step writes neither a checkpoint nor a picture.
-    recipe.write_text(recipe.read_text() + "learning_rate = 1e30\nmax_gradient_norm = 1e30\n")
+    recipe.write_text(recipe.read_text() + "[objective]\nclassification = 1e39\n")
     assert "the loss is" in refusal("train", recipe, "--out", folder, "--overwrite")
     assert {path.name for path in folder.iterdir()} == {"log.jsonl", "notes.txt", "tensorboard"}
     assert not old & set((folder / "tensorboard").iterdir())
