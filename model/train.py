@@ -30,7 +30,7 @@ from model.recipe import Recipe, RecipeError
 from model.run_folder import clear_run
 from model.sequences import FloatArray, Sequences, shorten, with_differences
 from model.training_log import Step, TrainingLog
-from model.training_state import load_state, save_state
+from model.training_state import identify, load_state, save_state
 
 EVALUATION_BATCH = 256
 # A killed run repeats at most so many steps.
@@ -165,16 +165,13 @@ def train(
         DataError: the data set is not of the form in `data/README.md`, or cannot be scored as
             the recipe says.
         RecipeError: the recipe does not fit the data set.
-        StateError: the folder holds the state of another recipe or data set.
+        StateError: the folder holds a damaged state, or one of another recipe, data set or version.
         TrainingError: the loss or its gradient is no longer finite.
     """
     run = _Training(recipe)
     log = None
     if folder:
-        identity = {
-            **recipe.model_dump(mode="json", exclude={"dataset"}),
-            "data": run.whole.sha256,
-        }
+        identity = identify(recipe, run.whole.sha256)
         if resume and (state := load_state(folder, identity)):
             run.restore(state)
         else:

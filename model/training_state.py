@@ -6,17 +6,33 @@ It is replaced as a whole: after a crash at any point, a complete one is there, 
 import io
 import os
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from model.errors import UserError
+from model.recipe import Recipe
 from model.run_folder import PARTIAL_STATE, STATE
+
+# Another version may draw other random numbers or round otherwise.
+PACKAGES = ("tritserve", "torch", "numpy")
 
 
 class StateError(UserError):
     """A training state that cannot be taken up."""
+
+
+def identify(recipe: Recipe, sha256: str) -> dict[str, Any]:
+    """What a run is: all that decides its result but the processor.
+
+    Args:
+        recipe: of the run.
+        sha256: of the data set's file, in hex.
+    """
+    fields = recipe.model_dump(mode="json", exclude={"dataset"})
+    return fields | {"data": sha256} | {package: version(package) for package in PACKAGES}
 
 
 def save_state(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
@@ -60,7 +76,11 @@ def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         raise StateError(f"{path} is damaged; --overwrite starts over") from error
     if old != identity:
         new = identity
-        changed = sorted(key for key in old.keys() | new if old.get(key) != new.get(key))
+        changed = [
+            f"{key} ({old.get(key)} then, {new.get(key)} now)" if key in PACKAGES else key
+            for key in sorted(old.keys() | new)
+            if old.get(key) != new.get(key)
+        ]
         raise StateError(
             f"{path} is the state of another run, which differs in {', '.join(changed)}; "
             "train into another folder, or start over with --overwrite"

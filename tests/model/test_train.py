@@ -1,6 +1,7 @@
 import io
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -300,8 +301,19 @@ def test_a_resumed_runs_log_is_replaced_as_a_whole(tmp_path):
 
 def test_a_state_of_another_run_is_not_taken_up(tmp_path):
     train(recipe(), folder=tmp_path)
-    with pytest.raises(StateError, match="differs in seed"):
+    with pytest.raises(StateError, match="differs in seed;"):
         train(recipe(seed=1), folder=tmp_path)
+
+
+@pytest.mark.parametrize("package", ["tritserve", "torch", "numpy"])
+def test_a_state_of_another_version_is_not_taken_up(tmp_path, package):
+    train(recipe(), folder=tmp_path)
+    content = torch.load(tmp_path / "state.pt")
+    now = content["identity"][package]
+    save_state(tmp_path, content["identity"] | {package: "0.0.1"}, content["state"])
+    message = f"differs in {package} (0.0.1 then, {now} now);"
+    with pytest.raises(StateError, match=re.escape(message)):
+        train(recipe(), folder=tmp_path)
 
 
 def test_a_damaged_state_is_told_as_such(tmp_path):
