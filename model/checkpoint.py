@@ -12,18 +12,27 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from model.bitnet import BitNet
 from model.config import ModelConfig
 from model.errors import UserError, explain
+from model.recipe import MAX_NAME
 from model.replace import replace_file
 from model.run_folder import DESCRIPTION, TENSORS, holds_run
 
 
 class CheckpointError(UserError):
     """A folder that is not a checkpoint."""
+
+
+class _Description(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field(min_length=1, max_length=MAX_NAME)
+    model: ModelConfig
+    training: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,22 +83,20 @@ def load(folder: Path) -> Checkpoint:
             f"{folder} holds a run that is not finished; `tritserve train RECIPE --resume` goes on "
             "with it"
         )
-    description = (folder / DESCRIPTION).read_text()
+    description = (folder / DESCRIPTION).read_bytes()
     try:
-        content = json.loads(description)
-        model = BitNet(ModelConfig.model_validate(content["model"]))
+        content = _Description.model_validate_json(description)
+        model = BitNet(content.model)
         tensors = safetensors.torch.load_file(folder / TENSORS)
         model.load_state_dict(_under("encoder.", tensors))
         return Checkpoint(
             model=model,
             heads=_under("heads.", tensors),
-            name=content["name"],
-            training=content["training"],
+            name=content.name,
+            training=content.training,
         )
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: {DESCRIPTION} or {TENSORS} lacks {error}") from error
     except ValidationError as error:
-        raise CheckpointError(f"{folder / DESCRIPTION}: model.{explain(error)}") from error
+        raise CheckpointError(f"{folder / DESCRIPTION}: {explain(error)}") from error
     except (ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
 

@@ -129,6 +129,8 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: {explain(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{path} is nested too deeply for a recipe") from error
     return recipe.model_copy(update={"dataset": (path.parent / recipe.dataset).resolve()})
 
 

@@ -23,6 +23,7 @@ from model.config import ModelConfig
 from model.data import Dataset, load
 from model.errors import UserError, explain
 from model.learner import Learner, make_optimizer, set_rate
+from model.memory import memory_needed
 from model.monitor import Monitor
 from model.parts import check_objective, divide
 from model.probe import linear_probe
@@ -144,6 +145,7 @@ class _Training:
         self.monitor.restore(state["monitor"])
 
 
+@memory_needed("the model or its batch")
 def train(
     recipe: Recipe,
     progress: Callable[[Step], None] = lambda _: None,
@@ -161,6 +163,7 @@ def train(
             up, what an earlier run left is deleted, once the recipe is known to fit the data set.
 
     Raises:
+        OutOfMemoryError: the model or its batch does not fit into memory.
         OSError: the data set cannot be read, or the folder not written.
         DataError: the data set is not of the form in `data/README.md`, or cannot be scored as
             the recipe says.

@@ -17,6 +17,7 @@ FLOORS = {
     "model.sequences": 1,
     "model.tensors": 1,
     "model.replace": 1,
+    "model.memory": 1,
     "model.run_folder": 1,
     "model.golden": 2,
     "model.trits": 2,

@@ -2,6 +2,7 @@ import io
 import json
 import random
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import torch
 from model.checkpoint import CheckpointError, load, save
 from model.data import load as load_data
 from model.export import export
+from model.memory import OutOfMemoryError
 from model.recipe import Augmentation, Objective, Recipe, RecipeError, Schedule, read_recipe
 from model.train import TrainingError, train
 from model.training_log import TrainingLog, read_log
@@ -141,12 +143,40 @@ def test_a_folder_that_is_no_checkpoint_is_an_error(tmp_path):
     description.write_text(json.dumps(content | {"model": content["model"] | {"layers": 2}}))
     with pytest.raises(CheckpointError, match="layers: Extra inputs"):
         load(tmp_path)
-    description.write_text("{}")
-    with pytest.raises(CheckpointError, match="lacks 'model'"):
-        load(tmp_path)
-    description.write_text("{")
-    with pytest.raises(CheckpointError):
-        load(tmp_path)
+    for change, message in [
+        ({"name": 5}, "name: Input should be a valid string"),
+        ({"name": ["a"]}, "name: Input should be a valid string"),
+        ({"name": ""}, "name: String should have at least 1"),
+        ({"training": []}, "training: Input should be"),
+        ({"extra": 1}, "extra: Extra inputs"),
+    ]:
+        description.write_text(json.dumps(content | change))
+        with pytest.raises(CheckpointError, match=re.escape(f"{description}: {message}")):
+            load(tmp_path)
+    for damaged, message in [
+        (b"{}", "name: Field required; model: Field required"),
+        (b"{", "Invalid JSON"),
+        (b'{"name": "\xff"}', "Invalid JSON"),
+        (b"[" * 100_000, "Invalid JSON"),
+    ]:
+        description.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=re.escape(f"{description}: {message}")):
+            load(tmp_path)
+
+
+def test_a_model_that_does_not_fit_into_memory_is_an_error():
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    how = recipe(model=SMALL | {"hidden_size": 16_384, "num_heads": 1})
+    # Less than one of its matrices takes.
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 500_000_000, limit[1]))
+    try:
+        with pytest.raises(
+            OutOfMemoryError, match=r"does not fit into memory \(\d[\d,]+ bytes more"
+        ):
+            train(how)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +256,7 @@ def test_a_batch_without_a_next_timestep_teaches_nothing_and_stops_nothing(tmp_p
     ("text", "message"),
     [
         ("name = ", "is not TOML"),
+        ("name = " + "[" * 5000, "is nested too deeply"),
         ("name = 'x'\ndataset = 'd'\nseed = 9223372036854775808", "seed: .* less than"),
         ("name = 'x'\ndataset = 'd'\nthreads = 1025", "threads: .* less than or equal to 1024"),
         ("name = 'x'\ndataset = 'd'\n[schedule]\nlearning_rate = inf", "rate: .* finite number"),
