@@ -3,9 +3,9 @@
 import numpy as np
 
 from model.config import ModelConfig
-from model.data import DataError, Dataset, hold_out, load
+from model.data import DataError, Dataset, Labels, hold_out, load
 from model.errors import UserError
-from model.probe import check_classes
+from model.probe import check_classes, check_labels
 from model.recipe import Recipe, RecipeError
 from model.sequences import check_longest, check_width
 
@@ -24,7 +24,7 @@ def divide(
     Raises:
         OSError: the data set cannot be read.
         DataError: the training labels are all of one class, nothing could be held out, or the test
-            split is missing, has no labels or does not fit the model.
+            split is missing, has no labels or one that training has not, or does not fit the model.
         RecipeError: a score is asked for and there are no labels.
     """
     asked = [field for field in ("validation", "score_test") if getattr(recipe, field)]
@@ -39,7 +39,7 @@ def divide(
     data, held_out = hold_out(whole, recipe.validation, rng)
     scored = {} if held_out is None else {"validation": held_out}
     if recipe.score_test:
-        scored["test"] = _test_split(recipe, config)
+        scored["test"] = _test_split(recipe, config, whole.labels)
     return data, scored
 
 
@@ -59,13 +59,14 @@ def check_objective(recipe: Recipe, config: ModelConfig, data: Dataset) -> None:
         )
 
 
-def _test_split(recipe: Recipe, config: ModelConfig) -> Dataset:
+def _test_split(recipe: Recipe, config: ModelConfig, train_labels: Labels) -> Dataset:
     try:
         test = load(recipe.dataset, "test")
         check_width(test.sequences.values, config.embed_dim)
         check_longest(test.sequences.lengths, config.max_timesteps)
         if test.labels is None:
             raise DataError("it has no y_test")
+        check_labels(train_labels, test.labels)
     except UserError as error:
         raise DataError(f"score_test asks for the test split: {error}") from error
     return test

@@ -57,6 +57,17 @@ def check_classes(labels: Labels) -> None:
         )
 
 
+def check_labels(train: Labels, test: Labels) -> None:
+    """Raises DataError unless training labels `[n]` tell test labels `[m]` apart.
+
+    They are of two classes or more, and of each class that a test label is of.
+    """
+    check_classes(train)
+    unknown = np.setdiff1d(test, train)
+    if len(unknown):
+        raise DataError(f"y_test holds the label {unknown[0]}, which y_train has not")
+
+
 def probe(
     train: FloatArray, train_labels: Labels, test: FloatArray, test_labels: Labels
 ) -> Accuracies:
@@ -69,9 +80,10 @@ def probe(
         test_labels: `[m]` int64.
 
     Raises:
-        DataError: the training labels are all of one class.
+        DataError: the training labels are all of one class, or lack one of the test's.
         ValueError: a value is not finite.
     """
+    check_labels(train_labels, test_labels)
     neighbour = make_pipeline(StandardScaler(), KNeighborsClassifier(n_neighbors=1))
     neighbour.fit(train, train_labels)
     return Accuracies(
@@ -129,10 +141,10 @@ def linear_probe(
         test_labels: `[m]` int64.
 
     Raises:
-        DataError: the training labels are all of one class.
+        DataError: the training labels are all of one class, or lack one of the test's.
         ValueError: a value is not finite.
     """
-    check_classes(train_labels)
+    check_labels(train_labels, test_labels)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
     classifier.fit(train, train_labels)
     return float(classifier.score(test, test_labels))

@@ -59,3 +59,10 @@ def test_one_class_is_an_error():
     for fit in (probe, linear_probe, lambda x, y, *_: fit_svm(x, y)):
         with pytest.raises(DataError, match="every training label is 0; a score needs two classes"):
             fit(x, np.zeros_like(labels), x, labels)
+
+
+@pytest.mark.parametrize("score", [probe, linear_probe])
+def test_a_test_label_that_training_has_not_is_an_error(score):
+    x, labels = rings(60, 0)
+    with pytest.raises(DataError, match=r"y_test holds the label 2, which y_train has not"):
+        score(x, labels, x, labels + 1)

@@ -124,6 +124,11 @@ ALONE = "[objective]\nclassification = 0.0\nnext_timestep = 1.0\n"
             {"test_values": np.zeros((61, 3)), "test_lengths": [61], "y_test": [0]},
             "sequence 0 has 61 timesteps; this model takes at most 60",
         ),
+        (
+            "score_test = true",
+            {"y_test": ONE_CLASS + 2**62},
+            f"y_test holds the label {2**62}, which y_train has not",
+        ),
         ("score_test = true", {"y_train": ONE_CLASS}, "every training label is 0; a score needs"),
         (
             "validation = 0.2",
@@ -169,6 +174,15 @@ def test_evaluate_needs_two_classes(small, checkpoint, tmp_path):
     message = refusal("evaluate", tmp_path / "packed", dataset)
     assert message.startswith("Error: every training label is 0; a score needs two classes")
     assert message.count("\n") == 1
+
+
+def test_evaluate_needs_test_labels_that_training_has(small, checkpoint, tmp_path):
+    dataset, _ = small
+    zeros = np.zeros((60, 5))
+    changed(dataset, train_values=zeros, test_values=zeros, y_test=ONE_CLASS + 2)
+    assert run("pack", checkpoint, tmp_path / "packed").exit_code == 0
+    message = refusal("evaluate", tmp_path / "packed", dataset)
+    assert message == "Error: y_test holds the label 2, which y_train has not\n"
 
 
 def test_a_run_is_replaced_only_by_one_that_can_begin(small, tmp_path):
