@@ -43,22 +43,6 @@ def divide(
     return data, scored
 
 
-def check_objective(recipe: Recipe, config: ModelConfig, data: Dataset) -> None:
-    """Raises RecipeError if a loss that the recipe asks for could teach nothing from `data`."""
-    objective = recipe.objective
-    if objective.contrast and min(recipe.schedule.batch_size, len(data.sequences)) < 2:
-        raise RecipeError(
-            f"a contrast needs two sequences in a batch; batch_size is "
-            f"{recipe.schedule.batch_size}, the training part has {len(data.sequences)}"
-        )
-    longest = int(data.sequences.lengths.max())
-    if objective.next_timestep and longest <= config.stride:
-        raise RecipeError(
-            f"the longest sequence has {longest} timesteps, one at a stride of {config.stride}: "
-            "there is no next timestep to predict; set next_timestep = 0 in [objective]"
-        )
-
-
 def _test_split(recipe: Recipe, config: ModelConfig, train_labels: Labels) -> Dataset:
     try:
         test = load(recipe.dataset, "test")

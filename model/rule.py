@@ -10,6 +10,7 @@ import numpy as np
 
 from model.config import MAX_STRIDE, MAX_TIMESTEPS, Quantize
 from model.data import load
+from model.objective import idle_losses
 from model.recipe import MAX_NAME, Augmentation, Objective, Recipe, RecipeError, Schedule
 
 # Longer sequences are averaged in time to about so many timesteps.
@@ -36,12 +37,10 @@ def recipe_for(
     Raises:
         OSError: the data set cannot be read.
         DataError: it is not of the form in `data/README.md`.
-        RecipeError: labels are to be used and there are none, or a sequence is longer than any
-            model takes.
+        RecipeError: labels are to be used and there are none, or all of one class, or a sequence
+            is longer than any model takes.
     """
     data = load(dataset, "train")
-    if use_labels and data.labels is None:
-        raise RecipeError(f"{dataset} has no labels to learn from")
     lengths = data.sequences.lengths
     longest = int(lengths.max())
     if longest > MAX_TIMESTEPS:
@@ -54,11 +53,12 @@ def recipe_for(
     batch = int(np.clip(nearest, SMALLEST_BATCH, LARGEST_BATCH))
     epochs_steps = -(-MIN_EPOCHS * len(lengths) // batch)
     objective = _LABELLED if use_labels else _UNLABELLED
-    # Losses that these sequences could not teach anything by.
-    if longest <= stride:
-        objective = objective.model_copy(update={"next_timestep": 0.0})
-    if len(lengths) == 1:
-        objective = objective.model_copy(update={"contrast": 0.0})
+    idle = idle_losses(objective, data, batch_size=batch, stride=stride)
+    if "classification" in idle:
+        raise RecipeError(
+            f"{dataset}: {idle['classification']}; --without-labels learns from the sequences alone"
+        )
+    objective = objective.model_copy(update=dict.fromkeys(idle, 0.0))
     return Recipe(
         # A file's name may be longer than a recipe's, and not Unicode.
         name=data.name.encode(errors="replace").decode()[:MAX_NAME],

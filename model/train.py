@@ -25,7 +25,8 @@ from model.errors import UserError, explain
 from model.learner import Learner, make_optimizer, set_rate
 from model.memory import memory_needed
 from model.monitor import Monitor
-from model.parts import check_objective, divide
+from model.objective import check_objective
+from model.parts import divide
 from model.probe import linear_probe
 from model.recipe import Recipe, RecipeError
 from model.run_folder import clear_run
@@ -73,7 +74,7 @@ class _Training:
         self.whole = load(recipe.dataset, "train")
         self.config = _model_config(recipe, self.whole)
         self.data, self.scored = divide(recipe, self.config, self.whole, self.rng)
-        check_objective(recipe, self.config, self.data)
+        check_objective(recipe, self.config.stride, self.data)
         self.learner = Learner(self.config, self.whole.classes, recipe.objective)
         self.statistics = _fit_standardization(self.learner.encoder, self.data.sequences)
         self.optimizer = make_optimizer(self.learner, recipe.schedule)
@@ -240,8 +241,6 @@ def _model_config(recipe: Recipe, data: Dataset) -> ModelConfig:
             f"the data set has a sequence of {longest} timesteps, the model takes at most "
             f"{config.max_timesteps}; set window_size in [model]"
         )
-    if recipe.objective.classification and data.labels is None:
-        raise RecipeError("the data set has no labels; set classification = 0 in [objective]")
     return config
 
 

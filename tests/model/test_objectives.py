@@ -122,8 +122,16 @@ def test_the_rule_follows_the_data(tmp_path):
     assert alone.objective.classification == 0
     assert alone.objective.contrast == 1
     assert alone.model["window_size"] == 800
-    with pytest.raises(RecipeError, match="has no labels to learn from"):
+    with pytest.raises(RecipeError, match="the data set has no labels; --without-labels learns"):
         recipe_for(tmp_path / "long.npz")
+
+
+def test_the_rule_needs_two_classes(tmp_path):
+    path = tmp_path / "one.npz"
+    np.savez(path, train_values=np.ones((6, 1)), train_lengths=[2, 2, 2], y_train=[1, 1, 1])
+    with pytest.raises(RecipeError, match=r"every training label is 1; .* --without-labels learns"):
+        recipe_for(path)
+    assert recipe_for(path, use_labels=False).objective.classification == 0
 
 
 def without_labels(path, *lengths):

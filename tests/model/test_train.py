@@ -214,6 +214,13 @@ def test_classification_needs_labels(tmp_path):
         train(recipe(dataset=tmp_path / "x.npz"))
 
 
+def test_classification_needs_two_classes(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, train_values=np.ones((6, 1)), train_lengths=[2, 2, 2], y_train=[1, 1, 1])
+    with pytest.raises(RecipeError, match=r"every training label is 1; .*set classification = 0"):
+        train(recipe(dataset=path))
+
+
 def no_labels(path, lengths):
     values = np.random.default_rng(0).standard_normal((sum(lengths), 2))
     np.savez(path, train_values=values, train_lengths=np.array(lengths))
