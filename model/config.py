@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Quantize = Literal["ternary", "binary", "none"]
 
+MAX_WIDTH = 65_536
 MAX_TIMESTEPS = 1_048_576
 MAX_STRIDE = 1_024
 
@@ -25,7 +26,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    embed_dim: int = Field(ge=1, le=65_536)
+    embed_dim: int = Field(ge=1, le=MAX_WIDTH)
     """Features per timestep of the input."""
     hidden_size: int = Field(default=256, ge=1, le=16_384)
     """Width of the encoder and of its embeddings."""

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from model.config import MAX_WIDTH
 from model.errors import UserError
-from model.sequences import Sequences, check_finite, check_lengths
+from model.sequences import Sequences, check_finite, check_lengths, to_float32
 
 Labels = npt.NDArray[np.int64]
 Split = Literal["train", "test"]
@@ -86,7 +87,11 @@ def _parse(arrays: dict[str, npt.NDArray[Any]], split: Split, name: str, sha256:
             f"{split}_values are {values.dtype} {list(values.shape)}; "
             "they must be floats of shape [timesteps, features]"
         )
-    values = np.ascontiguousarray(values, dtype=np.float32)
+    if not 1 <= values.shape[1] <= MAX_WIDTH:
+        raise DataError(
+            f"{split}_values have {values.shape[1]} features; a model takes 1 to {MAX_WIDTH}"
+        )
+    values = to_float32(values)
     lengths = check_lengths(arrays[f"{split}_lengths"], len(values))
     check_finite(values, lengths)
     labels = arrays.get(f"y_{split}")

@@ -49,7 +49,7 @@ class Sequences:
             SequenceError: there is none, one is not two-dimensional, is empty, is masked in
                 places or holds something else than real numbers, or widths differ.
         """
-        arrays = [_to_float32(sequence, row) for row, sequence in enumerate(sequences)]
+        arrays = [_read(sequence, row) for row, sequence in enumerate(sequences)]
         if not arrays:
             raise SequenceError("a batch needs at least one sequence")
         for row, array in enumerate(arrays):
@@ -66,8 +66,7 @@ class Sequences:
                     row,
                 )
         lengths = np.array([len(array) for array in arrays], dtype=np.int64)
-        # Transposed arrays would be joined to one that is not C-contiguous.
-        return cls(np.ascontiguousarray(np.concatenate(arrays)), lengths)
+        return cls(np.concatenate(arrays), lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -89,7 +88,7 @@ class Sequences:
         return Sequences.from_list([self.values[offsets[i] : offsets[i + 1]] for i in rows])
 
 
-def _to_float32(sequence: npt.ArrayLike, row: int) -> FloatArray:
+def _read(sequence: npt.ArrayLike, row: int) -> FloatArray:
     parts = sequence if isinstance(sequence, list | tuple) else [sequence]
     if any(np.ma.is_masked(part) for part in parts):
         raise SequenceError(f"sequence {row} has masked values; fill them, or leave them out", row)
@@ -99,10 +98,13 @@ def _to_float32(sequence: npt.ArrayLike, row: int) -> FloatArray:
         raise SequenceError(f"sequence {row} is no array: {error}", row) from error
     if array.dtype.kind not in "fiub":
         raise SequenceError(f"sequence {row} holds {array.dtype}; it must hold real numbers", row)
-    if array.dtype == np.float32:
-        return array
+    return to_float32(array)
+
+
+def to_float32(numbers: npt.NDArray[Any]) -> FloatArray:
+    """As float32, C-contiguous, uncopied if it is; what float32 cannot hold becomes infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return array.astype(np.float32)
+        return np.asarray(numbers, np.float32, order="C")
 
 
 def shorten(

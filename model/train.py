@@ -20,7 +20,7 @@ from model.augment import augment
 from model.bitnet import BitNet
 from model.checkpoint import Checkpoint
 from model.config import ModelConfig
-from model.data import Dataset, load
+from model.data import DataError, Dataset, load
 from model.errors import UserError, explain
 from model.learner import Learner, make_optimizer, set_rate
 from model.memory import memory_needed
@@ -38,6 +38,8 @@ EVALUATION_BATCH = 256
 # A killed run repeats at most so many steps.
 SAVE_EVERY = 100
 MEASURE_EVERY = 20
+# Far enough below the largest float32 for augmentation and differences.
+LARGEST_INPUT = 1e37
 
 
 class TrainingError(UserError):
@@ -166,8 +168,8 @@ def train(
     Raises:
         OutOfMemoryError: the model or its batch does not fit into memory.
         OSError: the data set cannot be read, or the folder not written.
-        DataError: the data set is not of the form in `data/README.md`, or cannot be scored as
-            the recipe says.
+        DataError: the data set is not of the form in `data/README.md`, cannot be scored as the
+            recipe says, or has values that would overflow.
         RecipeError: the recipe does not fit the data set.
         StateError: the folder holds a damaged state, or one of another recipe, data set or version.
         TrainingError: the loss or its gradient is no longer finite.
@@ -245,10 +247,20 @@ def _model_config(recipe: Recipe, data: Dataset) -> ModelConfig:
 
 
 def _fit_standardization(model: BitNet, sequences: Sequences) -> tuple[FloatArray, FloatArray]:
-    """Sets the encoder's `mean` and `std`; returns those of the features, 0 for a constant's."""
+    """Sets the encoder's `mean` and `std`; returns those of the features, 0 for a constant's.
+
+    Raises:
+        DataError: values are so large that training would overflow.
+    """
     values, config = sequences.values, model.config
-    shorter, short = shorten(values, sequences.lengths, config.stride)
-    inputs = with_differences(shorter, short, config.differences)
+    with np.errstate(over="ignore", invalid="ignore"):
+        shorter, short = shorten(values, sequences.lengths, config.stride)
+        inputs = with_differences(shorter, short, config.differences)
+    if not np.maximum(inputs.max(), -inputs.min()) <= LARGEST_INPUT:
+        raise DataError(
+            f"values reach {np.abs(values).max():.0e}; those, or their differences over time, over "
+            f"{LARGEST_INPUT:.0e} would overflow float32 in training"
+        )
     mean = inputs.mean(axis=0, dtype=np.float64).astype(np.float32)
     std = inputs.std(axis=0, dtype=np.float64).astype(np.float32)
     # A feature is constant where it changes by rounding alone, whatever its unit. Averages round

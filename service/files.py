@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from model.errors import UserError
 from model.replace import replace_file
-from model.sequences import FloatArray, Sequences, check_lengths
+from model.sequences import FloatArray, Sequences, check_lengths, to_float32
 from model.tensors import save_tensors
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
@@ -113,8 +113,7 @@ def _float32(values: npt.NDArray[Any], path: Path, axes: tuple[str, ...]) -> Flo
             f"{path} holds values that are {values.dtype} of shape {list(values.shape)}; "
             f"they must be floats, [{', '.join(axes)}]"
         )
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.ascontiguousarray(values, dtype=np.float32)
+    return to_float32(values)
 
 
 def _encode(embeddings: FloatArray, suffix: str) -> bytes:

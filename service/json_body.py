@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from model.sequences import Sequences
+from model.sequences import Sequences, to_float32
 from service.errors import InvalidError, ServiceError, UnparseableError
 from service.json_pieces import check_rest, check_size, cut, why_not_cut
 from service.options import Options
@@ -134,8 +134,7 @@ def _to_sequences(lists: list[list[list[float]]], embed_dim: int, first_row: int
                 )
     lengths = np.array([len(sequence) for sequence in lists], dtype=np.int64)
     numbers = chain.from_iterable(chain.from_iterable(lists))
-    with np.errstate(over="ignore"):
-        values = np.fromiter(numbers, np.float64, int(lengths.sum()) * embed_dim).astype(np.float32)
+    values = to_float32(np.fromiter(numbers, np.float64, int(lengths.sum()) * embed_dim))
     return Sequences(values.reshape(-1, embed_dim), lengths)
 
 

@@ -22,12 +22,12 @@ from pydantic import ValidationError
 
 from model.errors import explain
 from model.sequences import (
-    FloatArray,
     SequenceError,
     Sequences,
     check_finite,
     check_lengths,
     check_width,
+    to_float32,
 )
 from model.tensors import save_tensors
 from service.errors import InvalidError, UnparseableError, UnsupportedMediaTypeError
@@ -166,7 +166,7 @@ def _decode_npy(body: bytes) -> Sequences:
     array = read_npy(body)
     batch, seq_len, width = array.shape
     lengths = np.full(batch, seq_len, dtype=np.int64)
-    return Sequences(_float32(array).reshape(batch * seq_len, width), lengths)
+    return Sequences(to_float32(array).reshape(batch * seq_len, width), lengths)
 
 
 def _decode_safetensors(body: bytes) -> Sequences:
@@ -208,15 +208,8 @@ def to_sequences(values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Sequenc
         checked = check_lengths(lengths, len(values))
     except SequenceError as error:
         raise invalid(error) from error
-    return Sequences(_float32(values), checked)
-
-
-def _float32(values: npt.NDArray[Any]) -> FloatArray:
-    if values.dtype == np.float32:
-        return np.ascontiguousarray(values)
     # What float32 cannot hold becomes infinite here, and is found with its row afterwards.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.ascontiguousarray(values, dtype=np.float32)
+    return Sequences(to_float32(values), checked)
 
 
 def encode(answer: EmbedAnswer, media_type: str) -> tuple[bytes, dict[str, str]]:

@@ -56,6 +56,9 @@ def test_labels_may_be_left_out(tmp_path):
         ({"y_train": np.array([0, 1, 0, 1, 0, 2**64 - 1], np.uint64)}, "number the classes 0, 1"),
         ({"y_train": np.array([object()] * 6)}, "allow_pickle"),
         ({"train_values": np.full((21, 2), np.nan)}, "must be finite"),
+        ({"train_values": np.full((21, 2), 1e300)}, "feature 0 is inf; values must be finite"),
+        ({"train_values": np.zeros((21, 0))}, "train_values have 0 features; a model takes 1 to"),
+        ({"train_values": np.zeros((21, 65_537))}, "65537 features; a model takes 1 to 65536"),
     ],
 )
 def test_a_file_of_another_form_is_an_error_that_says_so(tmp_path, change, message):

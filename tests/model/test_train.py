@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from model.checkpoint import CheckpointError, load, save
+from model.data import DataError
 from model.data import load as load_data
 from model.export import export
 from model.memory import OutOfMemoryError
@@ -81,6 +82,25 @@ def test_features_may_be_of_any_unit(tmp_path, scale):
     other = train(recipe(model=model, dataset=tmp_path / "x.npz")).model.standardize
     np.testing.assert_allclose(other.std, scale * usual.std.numpy(), rtol=1e-3)
     np.testing.assert_allclose(other.mean[:12], scale * usual.mean[:12].numpy(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("largest", [9e36, 1.1e37, 3e38])
+def test_values_so_large_that_training_would_overflow_are_an_error(tmp_path, largest):
+    values = np.random.default_rng(0).uniform(-1, 1, (600, 2))
+    values *= largest / np.abs(values).max()
+    path = tmp_path / "x.npz"
+    np.savez(path, train_values=values, train_lengths=np.full(12, 50))
+    how = recipe(
+        dataset=path,
+        model=SMALL,
+        objective=ALONE,
+        augmentation=Augmentation(jitter=0.1, scale=0.1, offset=0.1),
+    )
+    if largest < 1e37:
+        train(how)
+        return
+    with pytest.raises(DataError, match=r"values reach .*e\+3[78]; .* would overflow float32"):
+        train(how)
 
 
 def statistics(path, feature, **model):
