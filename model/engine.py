@@ -104,8 +104,8 @@ class Engine:
             `[batch, hidden_size]` float32.
 
         Raises:
-            SequenceError: the batch is not of this form, a sequence is longer than the model
-                takes, a value is not finite, or values are so large that the model overflows.
+            SequenceError: the batch is not of this form or masked in places, a sequence is longer
+                than the model takes, a value is not finite, or values are so large that the model overflows.
         """
         config = self.model.config
         for name, given in (("values", values), ("lengths", lengths)):
@@ -113,6 +113,8 @@ class Engine:
                 raise SequenceError(
                     f"{name} are a {type(given).__name__}; they must be a numpy array"
                 )
+            if np.ma.is_masked(given):
+                raise SequenceError(f"{name} are masked in places; fill them, or leave them out")
         if values.dtype != np.float32:
             raise SequenceError(f"values are {values.dtype}; they must be float32")
         checked = check_lengths(lengths, len(values) if values.ndim else 0)

@@ -87,6 +87,16 @@ def batch_of(values, lengths):
             np.array([1, 2**64 - 1], np.uint64),
             f"sequence 1 has length {2**64 - 1}, values hold 2 timesteps",
         ),
+        (
+            np.ma.masked_greater(np.eye(2, 5, dtype=np.float32), 0.5),
+            np.array([2]),
+            "values are masked in places",
+        ),
+        (
+            np.zeros((2, 5), np.float32),
+            np.ma.masked_equal([1, 1], 1),
+            "lengths are masked in places",
+        ),
         (np.zeros((43, 5), np.float32), np.array([2, 41]), "sequence 1 has 41 timesteps; this"),
     ],
 )
