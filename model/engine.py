@@ -105,7 +105,8 @@ class Engine:
 
         Raises:
             SequenceError: the batch is not of this form or masked in places, a sequence is longer
-                than the model takes, a value is not finite, or values are so large that the model overflows.
+                than the model takes, a value is not finite, or values are so large that the model
+                overflows.
         """
         config = self.model.config
         for name, given in (("values", values), ("lengths", lengths)):

@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -16,6 +17,8 @@ from benchmarks.quality.results import Result, Results
 from benchmarks.quality.rows import ROWS, Case, Row
 from model.data import load
 from model.probe import probe
+
+_BY_KEY = {row.key: row for row in ROWS}
 
 
 def run(row: Row, case: Case) -> Result:
@@ -36,14 +39,37 @@ def run(row: Row, case: Case) -> Result:
     )
 
 
-def numbers(_: click.Context, __: click.Parameter, value: str) -> list[int]:
+class _Numbers(click.ParamType):
     """`0,1,2` as a list."""
-    return [int(part) for part in value.split(",")]
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
+        parts = value.split(",")
+        if not all(part.isascii() and part.isdigit() for part in parts):
+            self.fail(f"{value!r} are no whole numbers separated by commas", param, ctx)
+        return [int(part) for part in parts]
 
 
-def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
-    """`a,b` as a list."""
-    return value.split(",") if value else None
+class _Names(click.ParamType):
+    """`a,b` as a list; each is one of those that there are."""
+
+    name = "names"
+
+    def __init__(self, what: str, there: list[str]) -> None:
+        self._what, self._there = what, there
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
+        names: list[str] = value.split(",")
+        for name in names:
+            if name not in self._there:
+                there = ", ".join(self._there)
+                self.fail(f"there is no {self._what} {name!r}; there are {there}", param, ctx)
+        return names
 
 
 @click.command()
@@ -62,9 +88,11 @@ def names(_: click.Context, __: click.Parameter, value: str | None) -> list[str]
     type=click.Path(path_type=Path),
     help="Folder of checkpoints and packed files.",
 )
-@click.option("--sets", callback=names, help="Some of the sets, separated by commas.")
-@click.option("--rows", callback=names, help="Some of the rows, by their keys.")
-@click.option("--seeds", default="0,1,2,3,4", callback=numbers)
+@click.option("--sets", type=_Names("set", SETS), help="Some of the sets, separated by commas.")
+@click.option("--rows", type=_Names("row", list(_BY_KEY)), help="Some of the rows, likewise.")
+@click.option(
+    "--seeds", default="0,1,2,3,4", show_default=True, type=_Numbers(), help="Of training."
+)
 @click.option("--page", is_flag=True, help="Only make the page and the pictures.")
 def main(
     data: Path | None,
@@ -78,11 +106,10 @@ def main(
     """Runs what is missing, seed by seed, set by set, and makes the page."""
     torch.set_num_threads(1)
     results = Results(out / "results.jsonl")
-    by_key = {row.key: row for row in ROWS}
     if not page:
         if data is None:
             raise click.UsageError("--data is needed, or --page")
-        chosen = [by_key[key] for key in rows] if rows else ROWS
+        chosen = [_BY_KEY[key] for key in rows] if rows else ROWS
         for seed, name, row in product(seeds, sets or SETS, chosen):
             case = _case(data / f"{name}.npz", seed, models)
             done = {(r.dataset, r.row, r.seed): r.recipe for r in results.read()}

@@ -14,7 +14,7 @@ class Result:
         dataset: name of the set.
         row: which row of the table.
         seed: of training; 0 for rows without chance.
-        recipe: short hash of all that decides the result; results of an older recipe do not count.
+        recipe: short hash of the recipe and the data; a result of others is computed again.
         svm: accuracy of the RBF SVM on the test split; of MiniRocket, that of its own classifier.
         linear: of the logistic regression, where there is one.
         neighbour: of the nearest neighbour, where there is one.

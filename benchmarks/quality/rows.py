@@ -68,8 +68,12 @@ class Row:
 
     def fingerprint(self, case: Case) -> str:
         """A short hash of the recipe and the data; another one makes a result worthless."""
-        what = self.recipe(case).model_dump_json(exclude={"dataset"}) if self.recipe else ""
-        return hashlib.sha256((what + case.train.sha256).encode()).hexdigest()[:12]
+        return _identity(case, self.recipe(case) if self.recipe else None)
+
+
+def _identity(case: Case, recipe: Recipe | None) -> str:
+    what = recipe.model_dump_json(exclude={"dataset"}) if recipe else ""
+    return hashlib.sha256((what + case.train.sha256).encode()).hexdigest()[:12]
 
 
 def _recipe(
@@ -83,9 +87,8 @@ def _recipe(
 
 
 def _trained(case: Case, recipe: Recipe, key: str) -> Checkpoint:
-    """The trained model; taken from its folder when it is there."""
-    identity = hashlib.sha256(recipe.model_dump_json(exclude={"dataset"}).encode()).hexdigest()[:12]
-    folder = case.models / f"{case.train.name}-{key}-{case.seed}-{identity}"
+    """The trained model; taken from its folder when one of this recipe and data is there."""
+    folder = case.models / f"{case.train.name}-{key}-{case.seed}-{_identity(case, recipe)}"
     if (folder / "checkpoint.json").exists():
         return load(folder)
     checkpoint = train(recipe)

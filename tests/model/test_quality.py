@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -11,6 +12,9 @@ from benchmarks.quality.__main__ import main
 from benchmarks.quality.page import goals, table, write_page
 from benchmarks.quality.published import SETS
 from benchmarks.quality.results import Result, Results
+from model.data import load
+from model.packed import read
+from model.rule import recipe_for
 from tests.builders import DATA
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "quality.md"
@@ -54,6 +58,50 @@ def test_a_page_without_its_markers_is_an_error(tmp_path):
     (tmp_path / "page.md").write_text("# Quality\n")
     with pytest.raises(ValueError, match="has no part 'svm'"):
         write_page(tmp_path / "page.md", [])
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Recipes of two steps, for trainings that need not learn."""
+
+    def two_steps(*given, **options):
+        made = recipe_for(*given, **options)
+        return made.model_copy(update={"schedule": made.schedule.model_copy(update={"steps": 2})})
+
+    monkeypatch.setattr("benchmarks.quality.rows.recipe_for", two_steps)
+
+
+def test_a_model_trained_on_other_data_is_not_taken(tmp_path, quick):
+    shutil.copy(PAGE, tmp_path / "quality.md")
+    arrays = dict(np.load(DATA / "JapaneseVowels.npz"))
+    models = tmp_path / "models"
+    arguments = ["--data", tmp_path, "--out", tmp_path / "quality", "--models", models]
+    arguments += ["--sets", "JapaneseVowels", "--rows", "ternary", "--seeds", "0"]
+    for shift in (0, 1, 1):
+        changed = arrays["train_values"] + np.float32(shift)
+        np.savez(tmp_path / "JapaneseVowels.npz", **arrays | {"train_values": changed})
+        done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, done.output
+        packed = read(models / "JapaneseVowels-ternary-0.safetensors")
+        sha256 = packed.training["dataset"]["sha256"]
+        assert sha256 == load(tmp_path / "JapaneseVowels.npz", "train").sha256
+    assert len(list(models.glob("*/checkpoint.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--rows", "last,nope", "there is no row 'nope'; there are last, summary, "),
+        ("--sets", "Vowels", "there is no set 'Vowels'; there are JapaneseVowels, "),
+        ("--seeds", "0,a", "'0,a' are no whole numbers separated by commas"),
+        ("--seeds", "-1", "'-1' are no whole numbers separated by commas"),
+        ("--seeds", "", "'' are no whole numbers separated by commas"),
+    ],
+)
+def test_an_option_that_names_nothing_is_an_error(tmp_path, option, value, message):
+    done = CliRunner().invoke(main, ["--data", str(tmp_path), option, value])
+    assert done.exit_code == 2
+    assert f"Error: Invalid value for '{option}': {message}" in done.output
 
 
 def test_a_run_taken_up_again_does_only_what_is_missing(tmp_path):
