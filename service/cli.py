@@ -39,6 +39,8 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except (UserError, ServiceError, OSError) as error:
             raise click.ClickException(str(error)) from error
+        except MemoryError as error:
+            raise click.ClickException(f"there is not enough memory: {error}") from error
         except ModuleNotFoundError as error:
             if error.name not in {"torch", "sklearn", "matplotlib"}:
                 raise

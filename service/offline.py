@@ -4,7 +4,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,18 +11,35 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from model.engine import Engine
+from model.engine import MAX_THREADS, Engine
+from model.errors import UserError
 from model.packed import read
 from model.pretrained import DEFAULT_MODEL
 from model.run_folder import belongs_to_run, check_run_folder, default_folder, hold
-from model.sequences import FloatArray, SequenceError, Sequences, check_finite, check_width
+from model.sequences import (
+    FloatArray,
+    SequenceError,
+    Sequences,
+    check_finite,
+    check_longest,
+    check_width,
+)
 from service.arguments import Seconds, file_argument, model_option
 from service.describe import describe
+from service.errors import ServiceError
 from service.files import check_target, read_sequences, write_embeddings
 from service.options import Options, Overlong, finish, truncate
 from service.wire import invalid
 
 EMBED_TIMESTEPS = 8_192
+BENCH_TIMESTEPS = 60
+
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, MAX_THREADS),
+    envvar="TRITSERVE_THREADS",
+    help="Threads of the engine; one for each processor if not given.",
+)
 
 
 def chunks(sequences: Sequences, timesteps: int) -> Iterator[Sequences]:
@@ -39,28 +55,12 @@ def progress_bar(total: int, unit: str) -> "tqdm[Any]":
     return tqdm(total=total, unit=unit, mininterval=0.1 if sys.stderr.isatty() else 10)
 
 
-@click.command()
-@click.argument("source", metavar="IN", type=file_argument)
-@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@model_option
-@click.option("--split", type=click.Choice(["train", "test"]), help="Of a data set's file.")
-@click.option("--overlong", type=click.Choice(get_args(Overlong)), default="error")
-@click.option("--normalize", is_flag=True, help="Scale embeddings to unit length.")
-def embed(
-    source: Path, out: Path, model: Path, split: str | None, overlong: Overlong, normalize: bool
-) -> None:
-    """Embeds the sequences in a file IN and writes the embeddings to OUT.
+def embed_all(engine: Engine, sequences: Sequences) -> FloatArray:
+    """Embeddings `[batch, hidden_size]`, made part by part with a progress bar.
 
-    Both are .npy, .npz or .safetensors; IN holds [batch, seq_len, embed_dim], or values
-    [timesteps, embed_dim] and lengths [batch].
+    Raises:
+        InvalidError: the model cannot take a sequence.
     """
-    check_target(out, source, model)
-    engine = Engine.load(model)
-    config = engine.model.config
-    given = read_sequences(source, split)
-    check_width(given.values, config.embed_dim)
-    check_finite(given.values, given.lengths)
-    sequences, truncated = truncate(given, overlong, config.max_timesteps)
     parts: list[FloatArray] = []
     with progress_bar(len(sequences), "sequence") as bar:
         for part in chunks(sequences, EMBED_TIMESTEPS):
@@ -69,7 +69,45 @@ def embed(
             except SequenceError as error:
                 raise invalid(error, first_row=sum(map(len, parts))) from error
             bar.update(len(part))
-    rows = finish(np.concatenate(parts), Options(normalize=normalize)).rows
+    return np.concatenate(parts)
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=file_argument)
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@model_option
+@click.option("--split", type=click.Choice(["train", "test"]), help="Of a data set's file.")
+@click.option(
+    "--overlong",
+    type=click.Choice(get_args(Overlong)),
+    default="error",
+    show_default=True,
+    help="What becomes of sequences longer than the model takes.",
+)
+@click.option("--normalize", is_flag=True, help="Scale embeddings to unit length.")
+@threads_option
+def embed(
+    source: Path,
+    out: Path,
+    model: Path,
+    split: str | None,
+    overlong: Overlong,
+    normalize: bool,
+    threads: int | None,
+) -> None:
+    """Embeds the sequences in a file IN and writes the embeddings to OUT.
+
+    Both are .npy, .npz or .safetensors; IN holds [batch, seq_len, embed_dim], or values
+    [timesteps, embed_dim] and lengths [batch].
+    """
+    check_target(out, source, model)
+    engine = Engine.load(model, threads=threads)
+    config = engine.model.config
+    given = read_sequences(source, split)
+    check_width(given.values, config.embed_dim)
+    check_finite(given.values, given.lengths)
+    sequences, truncated = truncate(given, overlong, config.max_timesteps)
+    rows = finish(embed_all(engine, sequences), Options(normalize=normalize)).rows
     write_embeddings(out, rows)
     shortened = f", {len(truncated)} of them shortened" if truncated else ""
     click.echo(f"{out}: {len(rows)} embeddings of {rows.shape[1]} numbers{shortened}")
@@ -136,55 +174,103 @@ def inspect_file(file: Path) -> None:
 @click.command()
 @click.argument("file", type=file_argument)
 @click.argument("dataset", type=file_argument)
-def evaluate(file: Path, dataset: Path) -> None:
+@threads_option
+def evaluate(file: Path, dataset: Path, threads: int | None) -> None:
     """Accuracies on a DATASET's test split of probes on a packed FILE's embeddings.
 
-    The probes are an RBF SVM, a logistic regression and the nearest neighbour, each fitted on the
-    training split's embeddings as TS2Vec's evaluation does.
+    The probes are the nearest neighbour, a logistic regression and an RBF SVM, each fitted on the
+    training split's embeddings as TS2Vec's evaluation does. Each is shown when it is done; where
+    classes overlap, the SVM may take minutes.
     """
     from model.data import load  # noqa: PLC0415
-    from model.probe import probe  # noqa: PLC0415
+    from model.probe import check_labels, probe  # noqa: PLC0415
 
-    engine = Engine.load(file)
-    splits = [load(dataset, "train"), load(dataset, "test")]
-    labels = [split.labels for split in splits]
-    if labels[0] is None or labels[1] is None:
+    engine = Engine.load(file, threads=threads)
+    train, test = load(dataset, "train"), load(dataset, "test")
+    if train.labels is None or test.labels is None:
         raise click.ClickException(f"{dataset} has no labels to probe for")
-    train_x, test_x = (
-        engine.embed(split.sequences.values, split.sequences.lengths) for split in splits
-    )
-    accuracies = probe(train_x, labels[0], test_x, labels[1])
-    click.echo(f"accuracy on {len(test_x)} test sequences:")
-    for name, accuracy in asdict(accuracies).items():
+    check_labels(train.labels, test.labels)
+    embeddings = []
+    for split, data in (("train", train), ("test", test)):
+        try:
+            embeddings.append(embed_all(engine, data.sequences))
+        except (UserError, ServiceError) as error:
+            raise click.ClickException(f"{dataset}, {split} split: {error}") from error
+    click.echo(f"accuracy on {len(test.labels)} test sequences:")
+    for name, accuracy in probe(embeddings[0], train.labels, embeddings[1], test.labels):
         click.echo(f"  {name:<10} {accuracy:.4f}")
 
 
 @click.command()
 @click.argument("dataset", type=file_argument)
-@click.option("--quantize", default="ternary", type=click.Choice(["ternary", "binary"]))
+@click.option(
+    "--quantize",
+    default="ternary",
+    show_default=True,
+    type=click.Choice(["ternary", "binary"]),
+    help="Weights of the encoder's blocks.",
+)
 @click.option("--without-labels", is_flag=True, help="Learn from the sequences alone.")
-def recipe(dataset: Path, quantize: Literal["ternary", "binary"], without_labels: bool) -> None:
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**63 - 1),
+    help="Of training: another seed, another model.",
+)
+def recipe(
+    dataset: Path, quantize: Literal["ternary", "binary"], without_labels: bool, seed: int
+) -> None:
     """Prints a training recipe for a DATASET, made by a rule, to train with or to change."""
     from model.recipe import to_toml  # noqa: PLC0415
     from model.rule import recipe_for  # noqa: PLC0415
 
-    made = recipe_for(dataset.resolve(), quantize=quantize, use_labels=not without_labels)
+    made = recipe_for(
+        dataset.resolve(), quantize=quantize, use_labels=not without_labels, seed=seed
+    )
     # TOML is UTF-8, whatever the terminal's language.
     click.echo(to_toml(made).encode(), nl=False)
 
 
 @click.command()
 @model_option
-@click.option("--batch", default=32, type=click.IntRange(1))
-@click.option("--timesteps", type=click.IntRange(1), help="The model's maximum if not given.")
-@click.option("--seconds", default=3.0, type=Seconds(0.1, 3600))
-def bench(model: Path, batch: int, timesteps: int | None, seconds: float) -> None:
-    """Times the engine on this machine; prints one JSON line."""
-    engine = Engine.load(model)
+@click.option(
+    "--batch",
+    default=32,
+    show_default=True,
+    type=click.IntRange(1, 1_000_000),
+    help="Sequences embedded at once.",
+)
+@click.option(
+    "--timesteps",
+    type=click.IntRange(1),
+    help=f"Of each sequence; {BENCH_TIMESTEPS}, or the model's maximum, if not given.",
+)
+@click.option(
+    "--seconds",
+    default=3.0,
+    show_default=True,
+    type=Seconds(0.1, 3600),
+    help="How long to measure.",
+)
+@threads_option
+def bench(
+    model: Path, batch: int, timesteps: int | None, seconds: float, threads: int | None
+) -> None:
+    """Times the engine on this machine; prints one JSON line.
+
+    The sequences are noise with the mean and the deviation of the model's training data.
+    """
+    engine = Engine.load(model, threads=threads)
     config = engine.model.config
-    length = timesteps or config.max_timesteps
-    rng = np.random.default_rng(0)
-    values = rng.standard_normal((batch * length, config.embed_dim), dtype=np.float32)
+    length = timesteps or min(BENCH_TIMESTEPS, config.max_timesteps)
+    check_longest(np.array([length]), config.max_timesteps)
+    values = np.random.default_rng(0).standard_normal(
+        (batch * length, config.embed_dim), np.float32
+    )
+    # After the features come their differences over time.
+    values *= engine.model.tensors["standardize.std"][: config.embed_dim]
+    values += engine.model.tensors["standardize.mean"][: config.embed_dim]
     lengths = np.full(batch, length)
     engine.embed(values, lengths)
     times: list[float] = []

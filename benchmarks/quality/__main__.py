@@ -25,17 +25,23 @@ def run(row: Row, case: Case) -> Result:
     """Trains, embeds and scores; the test split is looked at here only."""
     start = time.perf_counter()
     if row.accuracy:
-        svm, linear, neighbour = row.accuracy(case), None, None
+        found: dict[str, float] = {"svm": row.accuracy(case)}
     else:
         assert row.features
         assert case.train.labels is not None
         assert case.test.labels is not None
         train_x, test_x = row.features(case)
-        found = probe(train_x, case.train.labels, test_x, case.test.labels)
-        svm, linear, neighbour = found.svm, found.linear, found.neighbour
+        found = dict(probe(train_x, case.train.labels, test_x, case.test.labels))
     seconds = round(time.perf_counter() - start, 1)
     return Result(
-        case.train.name, row.key, case.seed, row.fingerprint(case), svm, linear, neighbour, seconds
+        case.train.name,
+        row.key,
+        case.seed,
+        row.fingerprint(case),
+        svm=found["svm"],
+        linear=found.get("linear"),
+        neighbour=found.get("neighbour"),
+        seconds=seconds,
     )
 
 

@@ -132,7 +132,7 @@ def test_torch_and_the_engine_agree_on_real_speech(url, tmp_path):
 def run(arguments):
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def test_evaluate_tells_the_accuracy_of_each_probe():

@@ -6,7 +6,7 @@ import torch
 
 from model.config import ModelConfig
 from model.learner import nt_xent, resample
-from model.probe import probe
+from model.probe import linear_probe
 from model.recipe import (
     Augmentation,
     Objective,
@@ -68,7 +68,7 @@ def test_contrast_learns_without_labels(tmp_path):
     scores = []
     for model in (checkpoint.model, untrained.model):
         x = embed(model, Sequences(values, np.full(96, 20)))
-        scores.append(probe(x[:48], labels[:48], x[48:], labels[48:]).linear)
+        scores.append(linear_probe(x[:48], labels[:48], x[48:], labels[48:]))
     assert scores[0] > scores[1]
 
 

@@ -15,11 +15,16 @@ def rings(count, seed):
     return points.astype(np.float32), labels
 
 
+def every_probe(*given):
+    return dict(probe(*given))
+
+
 def test_each_probe_reads_what_it_can():
-    accuracies = probe(*rings(200, 0), *rings(100, 1))
-    assert accuracies.svm > 0.97
-    assert accuracies.neighbour > 0.97
-    assert accuracies.linear < 0.75
+    accuracies = dict(probe(*rings(200, 0), *rings(100, 1)))
+    assert list(accuracies) == ["neighbour", "linear", "svm"]
+    assert accuracies["svm"] > 0.97
+    assert accuracies["neighbour"] > 0.97
+    assert accuracies["linear"] < 0.75
 
 
 def test_the_svm_searches_its_grid_only_where_there_is_enough_to_search_on():
@@ -56,12 +61,12 @@ def test_the_svm_does_not_search_where_a_part_may_be_of_one_class(rare):
 
 def test_one_class_is_an_error():
     x, labels = rings(60, 0)
-    for fit in (probe, linear_probe, lambda x, y, *_: fit_svm(x, y)):
+    for fit in (every_probe, linear_probe, lambda x, y, *_: fit_svm(x, y)):
         with pytest.raises(DataError, match="every training label is 0; a score needs two classes"):
             fit(x, np.zeros_like(labels), x, labels)
 
 
-@pytest.mark.parametrize("score", [probe, linear_probe])
+@pytest.mark.parametrize("score", [every_probe, linear_probe])
 def test_a_test_label_that_training_has_not_is_an_error(score):
     x, labels = rings(60, 0)
     with pytest.raises(DataError, match=r"y_test holds the label 2, which y_train has not"):

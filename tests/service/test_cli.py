@@ -1,15 +1,18 @@
 """The commands that train and pack: what they refuse, and what they leave as it was."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from model.checkpoint import Checkpoint, save
+from model.export import export
 from model.packed import read
 from model.recipe import read_recipe
 from model.training_log import read_log
@@ -77,6 +80,53 @@ def test_a_packed_file_may_lie_beside_its_checkpoint(checkpoint):
 @pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf", "1e9"])
 def test_seconds_out_of_range_are_an_error(command, seconds):
     assert "Invalid value for '--seconds'" in refusal(command, "--seconds", seconds)
+
+
+def bench(model, *options):
+    done = run("bench", "--model", model, "--batch", 2, "--seconds", 0.1, *options)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("unit", [1e-14, 1e14])
+def test_bench_takes_models_of_any_unit(tmp_path, unit):
+    model = random_bitnet(differences=1)
+    model.standardize.std *= unit
+    model.standardize.mean *= unit
+    export(model, tmp_path / "packed", name="x", training={})
+    assert bench(tmp_path / "packed", "--timesteps", 20)["timesteps"] == 20
+
+
+def test_bench_takes_sequences_of_a_usual_length(tmp_path):
+    export(random_bitnet(window_size=2**20), tmp_path / "long", name="x", training={})
+    export(random_bitnet(window_size=9), tmp_path / "short", name="x", training={})
+    assert bench(tmp_path / "long")["timesteps"] == 60
+    assert bench(tmp_path / "short")["timesteps"] == 9
+    message = refusal("bench", "--model", tmp_path / "short", "--timesteps", 10)
+    assert "10 timesteps; this model takes at most 9" in message
+
+
+def test_without_memory_the_command_says_so(tmp_path):
+    export(random_bitnet(window_size=2**20), tmp_path / "long", name="x", training={})
+    options = ["--batch", 1_000_000, "--timesteps", 2**20]
+    message = refusal("bench", "--model", tmp_path / "long", *options)
+    assert message.startswith("Error: there is not enough memory: Unable to allocate")
+
+
+def test_threads_are_those_of_the_option_or_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITSERVE_THREADS", "3")
+    export(random_bitnet(), tmp_path / "packed", name="x", training={})
+    assert bench(tmp_path / "packed")["threads"] == 3
+    assert bench(tmp_path / "packed", "--threads", 2)["threads"] == 2
+    for command in ("bench", "embed", "evaluate"):
+        assert "is not in the range 1<=x<=1024" in refusal(command, "--threads", 0)
+
+
+def test_every_option_says_what_it_is():
+    for name in main.list_commands(click.Context(main)):
+        command = main.get_command(click.Context(main), name)
+        options = [option for option in command.params if isinstance(option, click.Option)]
+        assert all(option.help for option in options), name
 
 
 @pytest.fixture
@@ -183,6 +233,19 @@ def test_evaluate_needs_test_labels_that_training_has(small, checkpoint, tmp_pat
     assert run("pack", checkpoint, tmp_path / "packed").exit_code == 0
     message = refusal("evaluate", tmp_path / "packed", dataset)
     assert message == "Error: y_test holds the label 2, which y_train has not\n"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_evaluate_tells_which_split_does_not_fit(small, checkpoint, tmp_path, split):
+    dataset, _ = small
+    values, lengths = np.zeros((12_061, 5)), np.append(np.ones(12_000, int), 61)
+    arrays = {"train_values": np.zeros((60, 5)), "test_values": np.zeros((60, 5))}
+    arrays |= {f"{split}_values": values, f"{split}_lengths": lengths}
+    changed(dataset, **arrays | {f"y_{split}": np.arange(12_001) % 2})
+    assert run("pack", checkpoint, tmp_path / "packed").exit_code == 0
+    message = refusal("evaluate", tmp_path / "packed", dataset).splitlines()[-1]
+    what = "sequence 12000 has 61 timesteps; this model takes at most 60"
+    assert message == f"Error: {dataset}, {split} split: {what}"
 
 
 def test_a_run_is_replaced_only_by_one_that_can_begin(small, tmp_path):
@@ -325,6 +388,12 @@ def test_the_recipe_of_a_path_with_any_characters_is_read_again(small, tmp_path)
     printed = subprocess.run(command, check=True, capture_output=True, env=environment)
     (tmp_path / "made.toml").write_bytes(printed.stdout)
     assert read_recipe(tmp_path / "made.toml").dataset == moved
+
+
+def test_the_recipe_has_the_seed_asked_for(small, tmp_path):
+    dataset, _ = small
+    (tmp_path / "made.toml").write_text(run("recipe", dataset, "--seed", 7).stdout)
+    assert read_recipe(tmp_path / "made.toml").seed == 7
 
 
 def test_a_recipe_for_a_file_of_any_name(small, tmp_path):
