@@ -96,7 +96,7 @@ def _parse(arrays: dict[str, npt.NDArray[Any]], split: Split, name: str, sha256:
     check_finite(values, lengths)
     labels = arrays.get(f"y_{split}")
     if labels is not None:
-        if labels.shape != lengths.shape or not np.issubdtype(labels.dtype, np.integer):
+        if labels.shape != lengths.shape or labels.dtype.kind not in "iu":
             raise DataError(
                 f"y_{split} is {labels.dtype} {list(labels.shape)}; "
                 f"it must be integers of shape [{len(lengths)}], one label a sequence"

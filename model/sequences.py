@@ -168,7 +168,7 @@ def check_lengths(lengths: npt.NDArray[Any], timesteps: int) -> LengthArray:
         SequenceError: they are not a non-empty `[batch]` of integers of 1 or more, or their
             sum is not `timesteps`.
     """
-    if lengths.ndim != 1 or not np.issubdtype(lengths.dtype, np.integer):
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
         raise SequenceError(
             f"lengths are {lengths.dtype} of shape {list(lengths.shape)}; "
             "they must be integers of shape [batch]"

@@ -54,6 +54,11 @@ def test_labels_may_be_left_out(tmp_path):
         ({"y_train": np.array([0, 1, 0, 1, 0, -1])}, "labels count from 0"),
         ({"y_train": np.array([0, 1, 0, 1, 0, 6])}, "label 6, and there are 6 sequences"),
         ({"y_train": np.array([0, 1, 0, 1, 0, 2**64 - 1], np.uint64)}, "number the classes 0, 1"),
+        (
+            {"y_train": np.zeros(6, "m8[s]")},
+            r"y_train is timedelta64\[s\] \[6\]; it must be integers",
+        ),
+        ({"train_lengths": np.full(6, 3, "m8[s]")}, r"lengths are timedelta64\[s\] of shape"),
         ({"y_train": np.array([object()] * 6)}, "allow_pickle"),
         ({"train_values": np.full((21, 2), np.nan)}, "must be finite"),
         ({"train_values": np.full((21, 2), 1e300)}, "feature 0 is inf; values must be finite"),
