@@ -4,7 +4,7 @@ Latent weights W `[out, in]` stay float32; each forward pass rounds them, and ea
 input x `[..., in]`, and multiplies the integers:
 
     ternary     s_w = max(mean|W|, 1e-5)    T = clip(round(W / s_w), -1, 1)
-    binary      s_w = mean|W|               T = +1 where W >= 0, else -1
+    binary      s_w = max(mean|W|, 1e-5)    T = +1 where W >= 0, else -1
     activation  s_x = max(max|x|, 1e-5) / 127 per timestep, q = clip(round(x / s_x), -128, 127)
     output      y = (q @ T^T) * (s_x * s_w) + bias
 
@@ -33,7 +33,7 @@ def ternarize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def binarize(weight: Tensor, center: bool = False) -> tuple[Tensor, Tensor]:
-    """Signs `[out, in]` of -1, +1 and their scale (a scalar): the mean of the uncentred |W|."""
+    """Signs `[out, in]` of -1, +1 and their scale (a scalar): absmean of the uncentred W."""
     shift = weight.mean() if center else 0.0
     return torch.where(weight >= shift, 1.0, -1.0), weight.abs().mean().clamp(min=EPS)
 

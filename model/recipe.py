@@ -101,7 +101,8 @@ class Recipe(_Table):
     """Whether to score the test split, likewise, once, when training is over; before, it is only
     looked at whether it can be scored."""
     threads: int = Field(default=1, ge=1, le=1024)
-    """Torch threads; another number may round sums differently and so train another model."""
+    """Torch threads; another number, as another kind of processor, may round sums differently and
+    so train another model."""
     model: dict[str, Any] = Field(default_factory=dict)
     """Fields of ModelConfig; `embed_dim` comes from the data set."""
     objective: Objective = Objective()

@@ -1,8 +1,8 @@
 """Trains a BitNet encoder from a recipe.
 
-One seed on one version of torch and one number of threads gives one model. Training given a folder
-keeps its state and a log there; taken up again after it was killed at any point, it ends with the
-same model.
+One seed on one version of torch, one number of threads and one kind of processor gives one model.
+Training given a folder keeps its state and a log there; taken up again after it was killed at any
+point, it ends with the same model.
 """
 
 import platform
