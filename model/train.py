@@ -20,7 +20,7 @@ from model.augment import augment
 from model.bitnet import BitNet
 from model.checkpoint import Checkpoint
 from model.config import ModelConfig
-from model.data import DataError, Dataset, load
+from model.data import Dataset, load
 from model.errors import UserError, explain
 from model.learner import Learner, make_optimizer, set_rate
 from model.memory import memory_needed
@@ -30,7 +30,8 @@ from model.parts import divide
 from model.probe import linear_probe
 from model.recipe import Recipe, RecipeError
 from model.run_folder import clear_run
-from model.sequences import FloatArray, Sequences, shorten, with_differences
+from model.sequences import FloatArray, Sequences
+from model.standardization import input_statistics
 from model.training_log import Step, TrainingLog
 from model.training_state import identify, load_state, save_state
 
@@ -38,8 +39,6 @@ EVALUATION_BATCH = 256
 # A killed run repeats at most so many steps.
 SAVE_EVERY = 100
 MEASURE_EVERY = 20
-# Far enough below the largest float32 for augmentation and differences.
-LARGEST_INPUT = 1e37
 
 
 class TrainingError(UserError):
@@ -78,7 +77,11 @@ class _Training:
         self.data, self.scored = divide(recipe, self.config, self.whole, self.rng)
         check_objective(recipe, self.config.stride, self.data)
         self.learner = Learner(self.config, self.whole.classes, recipe.objective)
-        self.statistics = _fit_standardization(self.learner.encoder, self.data.sequences)
+        config, width = self.config, self.config.embed_dim
+        found = input_statistics(self.data.sequences, config.stride, config.differences)
+        self.learner.encoder.standardize.mean.copy_(torch.from_numpy(found.mean))
+        self.learner.encoder.standardize.std.copy_(torch.from_numpy(found.divisor))
+        self.statistics = found.mean[:width], found.std[:width]
         self.optimizer = make_optimizer(self.learner, recipe.schedule)
         self.batches = _Batches(self.data, recipe.schedule.batch_size, self.rng)
         self.monitor = Monitor(self.learner.encoder)
@@ -244,36 +247,6 @@ def _model_config(recipe: Recipe, data: Dataset) -> ModelConfig:
             f"{config.max_timesteps}; set window_size in [model]"
         )
     return config
-
-
-def _fit_standardization(model: BitNet, sequences: Sequences) -> tuple[FloatArray, FloatArray]:
-    """Sets the encoder's `mean` and `std`; returns those of the features, 0 for a constant's.
-
-    Raises:
-        DataError: values are so large that training would overflow.
-    """
-    values, config = sequences.values, model.config
-    with np.errstate(over="ignore", invalid="ignore"):
-        shorter, short = shorten(values, sequences.lengths, config.stride)
-        inputs = with_differences(shorter, short, config.differences)
-    if not np.maximum(inputs.max(), -inputs.min()) <= LARGEST_INPUT:
-        raise DataError(
-            f"values reach {np.abs(values).max():.0e}; those, or their differences over time, over "
-            f"{LARGEST_INPUT:.0e} would overflow float32 in training"
-        )
-    mean = inputs.mean(axis=0, dtype=np.float64).astype(np.float32)
-    std = inputs.std(axis=0, dtype=np.float64).astype(np.float32)
-    # A feature is constant where it changes by rounding alone, whatever its unit. Averages round
-    # too, which makes differences of what does not change within a sequence.
-    resolution = 1e-7 * np.sqrt(np.square(values, dtype=np.float64).mean(axis=0))
-    constant = values.std(axis=0, dtype=np.float64) <= resolution
-    rounding = np.concatenate([resolution, *[10 * resolution] * config.differences])
-    std[np.tile(constant, 1 + config.differences) | (std <= rounding)] = 0.0
-    model.standardize.mean.copy_(torch.from_numpy(mean))
-    # A constant feature says nothing: divided by more than it is rounded by, it stays near zero.
-    nothing = np.maximum(1.0, 10 * np.tile(resolution, 1 + config.differences))
-    model.standardize.std.copy_(torch.from_numpy(np.where(std, std, nothing.astype(np.float32))))
-    return mean[: config.embed_dim], std[: config.embed_dim]
 
 
 def _scores(learner: Learner, data: Dataset, scored: dict[str, Dataset]) -> dict[str, float]:

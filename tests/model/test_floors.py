@@ -27,6 +27,7 @@ FLOORS = {
     "model.data": 2,
     "model.augment": 2,
     "model.objective": 3,
+    "model.standardization": 3,
     "model.packed": 3,
     "model.bitnet": 3,
     "model.probe": 3,
