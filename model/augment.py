@@ -46,7 +46,7 @@ def _augment(
     if how.mix:
         # Each feature gains about `mix` of its own deviation, however many there are.
         turn = how.mix / np.sqrt(features) * rng.standard_normal((features, features))
-        standard = (x - mean) / np.where(std, std, 1)
+        standard = np.where(std, (x - mean) / np.where(std, std, 1), 0)
         x = x + standard @ turn.astype(np.float32) * std
     if how.crop:
         length = max(1, round(len(x) * rng.uniform(1 - how.crop, 1)))

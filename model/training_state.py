@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from model.errors import UserError
+from model.memory import OutOfMemoryError, memory_needed
 from model.recipe import Recipe
 from model.run_folder import PARTIAL_STATE, STATE
 
@@ -60,17 +61,21 @@ def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
         OSError: it cannot be read.
         StateError: it is damaged, or of another run.
+        OutOfMemoryError: it does not fit into memory.
     """
     path = folder / STATE
     if not path.exists():
         return None
     data = path.read_bytes()
     try:
-        # Torch does not look at all checksums.
-        if bad := zipfile.ZipFile(io.BytesIO(data)).testzip():
-            raise ValueError(f"the checksum of {bad} is wrong")
-        content = torch.load(io.BytesIO(data), weights_only=True)
-        old, state = dict(content["identity"]), dict(content["state"])
+        with memory_needed(str(path)):
+            # Torch does not look at all checksums.
+            if bad := zipfile.ZipFile(io.BytesIO(data)).testzip():
+                raise ValueError(f"the checksum of {bad} is wrong")
+            content = torch.load(io.BytesIO(data), weights_only=True)
+            old, state = dict(content["identity"]), dict(content["state"])
+    except OutOfMemoryError:
+        raise
     except Exception as error:
         # On damaged bytes the readers raise almost anything.
         raise StateError(f"{path} is damaged; --overwrite starts over") from error

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from model.engine import Engine
-from model.packed import PackedFileError
+from model.errors import UserError
 from service import openapi
 from service.answers import error_answer
 from service.bugs import CatchBugs
@@ -154,11 +154,12 @@ def _add_administration(
         if not is_one_of(bearer(given), [admin_key]):
             raise UnauthorizedError("this needs the admin key: Authorization: Bearer <key>")
         try:
-            about = await service.reload()
-        except (OSError, PackedFileError) as error:
+            return await service.reload()
+        except (OSError, UserError) as error:
             raise ReloadError(f"the old model goes on: {error}") from error
-        reload_others()
-        return about
+        finally:
+            # Keys and the certificate are read again whatever becomes of the model.
+            reload_others()
 
 
 async def _answer_error(request: Request, error: Exception) -> JSONResponse:

@@ -56,15 +56,18 @@ class _Parser(httptools.HttpRequestParser):
 
     def feed_data(self, data: Any) -> None:
         rest = memoryview(data)
+        parser = self
         while True:
             try:
-                super().feed_data(rest)
+                httptools.HttpRequestParser.feed_data(parser, rest)
                 return
             except httptools.HttpParserUpgrade as upgrade:
                 head = self._protocol.take_offer()
                 if head is None:
                     raise
-                super().feed_data(head)
+                # Where the connection is not kept, this one reads nothing more.
+                parser = self._protocol.new_parser()
+                httptools.HttpRequestParser.feed_data(parser, head)
                 rest = rest[upgrade.args[0] :]
 
 
@@ -100,9 +103,7 @@ class _Guarded(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.parser = _Parser(self)
-        # As uvicorn sets its own.
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.new_parser()
         # The line and headers of a request that offers an upgrade, without the offer.
         self._offer: bytes | None = None
         self._head_timer: asyncio.TimerHandle | None = None
@@ -166,6 +167,14 @@ class _Guarded(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count_head(len(name) + len(value) + len(b": \r\n"))
         super().on_header(name, value)
+
+    def new_parser(self) -> _Parser:
+        """Takes another parser, which begins with the line of a request."""
+        parser = _Parser(self)
+        # As uvicorn sets its own.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser = parser
+        return parser
 
     def take_offer(self) -> bytes | None:
         """What to read once more where the parser has stopped at the offer of an upgrade."""

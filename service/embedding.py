@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from fastapi import Response
 
 from model.engine import Engine
-from model.packed import PackedFileError
+from model.errors import UserError
 from model.sequences import Sequences
 from service.accepted import Accepted, AcceptedRequests, HeldAnswer
 from service.body import BodyBudget, read_body, while_connected
@@ -135,6 +135,7 @@ class EmbeddingService:
         Raises:
             OSError: the file cannot be read; the old model goes on.
             PackedFileError: it is not valid; the old model goes on.
+            EngineError: its threads cannot be started beside the old ones, which go on.
         """
         async with self._reloading:
             await asyncio.to_thread(self.credentials.renew)
@@ -152,7 +153,7 @@ class EmbeddingService:
         """Reloads; where that fails, the log says why."""
         try:
             await self.reload()
-        except (OSError, PackedFileError) as error:
+        except (OSError, UserError) as error:
             log.error("the old model goes on, the new one cannot be loaded: %s", error)
 
     def refresh_metrics(self) -> None:
@@ -200,6 +201,7 @@ class EmbeddingService:
                 accepted.lease.grow(max(0, len(body) - accepted.lease.size))
             wait = partial(while_connected, incoming.receive)
             content, headers = await self.embed(body, form, accepted, received, deadline, wait)
+            accepted.lease.shrink(len(content))
             return HeldAnswer(content, headers, stack.pop_all())
 
     async def embed(
@@ -216,7 +218,7 @@ class EmbeddingService:
         Args:
             body: written in the form.
             form: reads the body and writes the answer.
-            accepted: the request's hold; of its memory, the answer's is left.
+            accepted: the request's hold; in its lease is then room for the answer too.
             received: when the request came, on the clock of `time.monotonic`.
             deadline: on the same clock; after it, nothing is computed.
             wait: awaits the computation, for as long as somebody wants the answer.
@@ -227,7 +229,7 @@ class EmbeddingService:
         Raises:
             ServiceError: the request is refused.
         """
-        served, lease = accepted.served, accepted.lease
+        served = accepted.served
 
         def decode() -> tuple[EmbedRequest, Sequences, list[int]]:
             asked = form.decode(body, served.limits)
@@ -236,7 +238,7 @@ class EmbeddingService:
 
         with stage("decode"):
             asked, sequences, truncated = await self._aside(len(body), form.content_type, decode)
-        lease.grow(len(sequences) * _most_answer_bytes(served, form))
+        accepted.lease.grow(len(sequences) * _most_answer_bytes(served, form))
         result = await wait(served.compute(sequences, deadline))
 
         def encode() -> tuple[bytes, dict[str, str]]:
@@ -253,10 +255,9 @@ class EmbeddingService:
             return encoded
 
         with stage("encode"):
-            content, headers = await self._aside(result.rows.nbytes, form.answer_type, encode)
-        lease.shrink(len(content))
+            encoded = await self._aside(result.rows.nbytes, form.answer_type, encode)
         self.metrics.timesteps.inc(len(sequences.values))
-        return content, headers
+        return encoded
 
     async def _aside(self, size: int, media_type: str | None, work: Callable[[], T]) -> T:
         """Runs `work` here if it is quick, in a thread if it would hold up other requests."""

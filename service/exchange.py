@@ -25,7 +25,9 @@ from service.replies import Answer, RequestError, check, join, read, read_info
 RETRIED = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 # A request meets them that crosses the closing of its connection, or comes during a restart.
 DISCONNECTED = (httpx.NetworkError, httpx.RemoteProtocolError)
-LASTING = (ssl.SSLCertVerificationError, socket.gaierror)
+LASTING = (ssl.SSLError, socket.gaierror)
+PASSING = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+MAX_PAUSE = 2.0
 
 # A batch of no more is sent without asking for the limits first: few services take less. For a
 # larger one another round trip does not count.
@@ -177,7 +179,7 @@ class Exchanges:
                 if _is_lasting(error) or time.monotonic() + pause > until:
                     raise
                 step = replace(step, delay=pause)
-                pause = 2 * pause or 1.0
+                pause = min(2 * pause or 1.0, MAX_PAUSE)
                 continue
             seconds = _wait(response, until)
             if seconds is None:
@@ -204,7 +206,7 @@ def _wait(response: httpx.Response, until: float) -> float | None:
 
 
 def _is_lasting(error: BaseException | None) -> bool:
-    """Whether a certificate or a host's name is at fault: trying again would not help."""
+    """Whether TLS, its certificate or a host's name is at fault: trying again would not help."""
     while error and not isinstance(error, LASTING):
         error = error.__cause__ or error.__context__
-    return error is not None
+    return error is not None and not isinstance(error, PASSING)

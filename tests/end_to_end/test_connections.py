@@ -471,6 +471,19 @@ def test_an_upgrade_that_is_offered_is_ignored(url, cuts, chunked):
             assert received.startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_an_upgrade_may_be_offered_on_a_connection_that_is_not_kept(url, version):
+    body = json.dumps({"sequences": [[[0.0]]]}).encode()
+    request = POST.replace(b"1.1", version) + UPGRADE + b"Connection: close\r\n"
+    with connect(url) as connection:
+        status, head, body = ask(
+            connection, request + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        )
+    assert status == 200
+    assert b"connection: close" in head
+    assert body["embeddings"]
+
+
 def test_requests_that_follow_without_waiting_may_each_offer_an_upgrade(url):
     body = json.dumps({"sequences": [[[0.0]]]}).encode()
     head = POST + b"Content-Length: %d\r\n" % len(body)

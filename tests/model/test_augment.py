@@ -94,3 +94,11 @@ def test_a_scale_moves_no_feature_far_however_far_its_zero_is():
     moved = (scaled.values - batch.values).std(0)
     assert moved[:2] / std[:2] == pytest.approx([0.4, 0.4], rel=0.15)
     assert moved[2] == 0
+
+
+def test_a_constant_is_mixed_into_nothing_however_it_is_rounded():
+    mean, std = np.array([0, 1.7e12], np.float32), np.array([1, 0], np.float32)
+    batch = drawn(mean, np.array([1, 1e5]))
+    mixed = augment(batch, Augmentation(mix=0.3), mean, std, 99, np.random.default_rng(0))
+    assert mixed.values[:, 0].std() < 1.5
+    assert mixed.values[:, 1].tobytes() == batch.values[:, 1].tobytes()

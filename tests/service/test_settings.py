@@ -1,8 +1,13 @@
 """What an operator sets, and what is found in the environment beside it."""
 
+import asyncio
+
+import httpx
 import pytest
 
-from service.settings import SettingsError, read_settings
+from model.engine import EngineError
+from service.app import create_app
+from service.settings import Settings, SettingsError, read_settings
 from tests.service.live import ask
 
 # What Kubernetes tells pods of a Service named tritserve.
@@ -78,6 +83,31 @@ def test_an_admin_key_goes_without_the_spaces_around_it(environment, engine):
         assert (await client.post("/admin/reload", headers=headers)).status_code == 409
 
     ask(engine, talk, model="/nothing")
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), EngineError("no more threads")])
+def test_other_workers_reload_too_where_the_model_cannot_be_had(engine, monkeypatch, error):
+    told = []
+
+    def load(_):
+        raise error
+
+    async def talk():
+        settings = Settings(admin_key="administrator")
+        app = create_app(settings, engine, reload_others=lambda: told.append(1))
+        monkeypatch.setattr("service.embedding.load_engine", load)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+        ):
+            headers = {"Authorization": "Bearer administrator"}
+            answer = await client.post("/admin/reload", headers=headers)
+            assert answer.status_code == 409
+            assert str(error) in answer.json()["error"]["message"]
+
+    asyncio.run(talk())
+    # They read keys and the certificate again.
+    assert told == [1]
 
 
 @pytest.mark.parametrize("key", ["clé-secrète", "two  words", "secret\tkey", "secret\x7fkey"])

@@ -580,7 +580,7 @@ def test_answers_that_nobody_takes_share_the_memory_of_bodies(engine):
             # What is alone is never refused.
             assert (await call("ModelInfer", large)).outputs
 
-    ask(engine, talk, max_bodies_bytes=300_000)
+    ask(engine, talk, max_bodies_bytes=550_000)
 
 
 def test_a_bug_is_internal_and_keeps_to_itself(engine, caplog):
