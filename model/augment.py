@@ -29,8 +29,14 @@ def augment(
     """
     if not any(how.model_dump().values()):
         return batch
+    # A gain acts about zero; where zero is far from all that was measured, as Kelvin's is, it would
+    # move a sequence much further than it scales it.
+    centre = mean - np.clip(mean, -MAX_FROM_ZERO * std, MAX_FROM_ZERO * std)
     return Sequences.from_list(
-        [_augment(sequence, how, mean, std, max_timesteps, rng) for sequence in batch.split()]
+        [
+            _augment(sequence, how, mean, std, centre, max_timesteps, rng)
+            for sequence in batch.split()
+        ]
     )
 
 
@@ -39,6 +45,7 @@ def _augment(
     how: Augmentation,
     mean: FloatArray,
     std: FloatArray,
+    centre: FloatArray,
     max_timesteps: int,
     rng: np.random.Generator,
 ) -> FloatArray:
@@ -57,9 +64,6 @@ def _augment(
     scale = np.exp(how.scale * rng.standard_normal(features))
     offset = how.offset * rng.standard_normal(features) * std
     noise = how.jitter * rng.standard_normal(x.shape) * std
-    # A gain acts about zero; where zero is far from all that was measured, as Kelvin's is, it would
-    # move a sequence much further than it scales it.
-    centre = mean - np.clip(mean, -MAX_FROM_ZERO * std, MAX_FROM_ZERO * std)
     changed: FloatArray = (centre + (x - centre) * scale + offset + noise).astype(np.float32)
     return changed
 

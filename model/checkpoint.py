@@ -20,7 +20,7 @@ from model.config import ModelConfig
 from model.errors import UserError, explain
 from model.recipe import MAX_NAME
 from model.replace import replace_file
-from model.run_folder import DESCRIPTION, TENSORS, holds_run
+from model.run_folder import DESCRIPTION, TENSORS, files_of_run
 
 
 class CheckpointError(UserError):
@@ -78,7 +78,8 @@ def load(folder: Path) -> Checkpoint:
         OSError: a file is missing or cannot be read.
         CheckpointError: the files are not a checkpoint, not yet, or do not fit each other.
     """
-    if holds_run(folder) and not (folder / DESCRIPTION).exists():
+    there = files_of_run(folder)
+    if there and DESCRIPTION not in there:
         raise CheckpointError(
             f"{folder} holds a run that is not finished; `tritserve train RECIPE --resume` goes on "
             "with it"

@@ -73,7 +73,7 @@ def check_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """
     if resume and overwrite:
         raise RunFolderError("--resume goes on with a run, --overwrite replaces it; give only one")
-    there = [name for name in NAMES if (folder / name).exists()]
+    there = files_of_run(folder)
     if resume and not there:
         raise RunFolderError(f"{folder} holds no run to go on with; without --resume one begins")
     # A run that was stopped before its first state begins anew; a finished one is not given up.
@@ -89,9 +89,9 @@ def check_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def holds_run(folder: Path) -> bool:
-    """Whether a folder holds a file of a run, finished or not."""
-    return any((folder / name).exists() for name in NAMES)
+def files_of_run(folder: Path) -> list[str]:
+    """Which files of a run, finished or not, a folder holds."""
+    return [name for name in NAMES if (folder / name).exists()]
 
 
 def clear_run(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Small models and batches that several tests build on."""
 
+import io
 from itertools import product
 from pathlib import Path
 
@@ -35,6 +36,13 @@ def random_batch(lengths: list[int], embed_dim: int, seed: int = 0) -> Sequences
     rng = np.random.default_rng(seed)
     values = rng.standard_normal((sum(lengths), embed_dim), dtype=np.float32)
     return Sequences(values, np.array(lengths, dtype=np.int64))
+
+
+def npy(array: np.ndarray, **options) -> bytes:
+    """An array as the bytes of an `.npy` file; options are those of numpy's `write_array`."""
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, **options)
+    return stream.getvalue()
 
 
 def random_bitnet(seed: int = 0, **options) -> BitNet:

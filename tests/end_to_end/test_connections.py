@@ -1,6 +1,5 @@
 """Hostile and slow clients against a real server process, over raw sockets, and TLS."""
 
-import io
 import json
 import shutil
 import socket
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 from service.connections import SPARE_CONNECTIONS
-from tests.builders import random_packed
+from tests.builders import npy, random_packed
 from tests.end_to_end.server import refused_start, serving, wait_for
 
 LIMITS = {
@@ -232,16 +231,14 @@ def test_rubbish_after_a_request_gets_no_answer_that_could_pass_for_the_requests
 
 def ask_for_much(url):
     """A connection on which 20 kB were sent, and to which 20 MB are coming."""
-    stream = io.BytesIO()
-    np.save(stream, np.zeros((10_000, 1, 1), np.float16))
-    body = stream.getvalue()
-    npy = POST.replace(b"json", b"x-npy") + b"Accept: application/x-npy\r\n"
+    body = npy(np.zeros((10_000, 1, 1), np.float16))
+    head = POST.replace(b"json", b"x-npy") + b"Accept: application/x-npy\r\n"
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
     connection.settimeout(5)
     host, port = url.removeprefix("http://").split(":")
     connection.connect((host, int(port)))
-    connection.sendall(npy + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     return connection
 
 
@@ -299,9 +296,7 @@ def test_answers_that_nobody_takes_share_the_memory_of_bodies(tmp_path):
 
 @pytest.mark.parametrize("piece", [1 << 30, 50_000])
 def test_large_requests_that_follow_without_waiting_are_all_answered(url, piece):
-    stream = io.BytesIO()
-    np.save(stream, np.zeros((9000, 9, 1), np.float32))
-    body = stream.getvalue()
+    body = npy(np.zeros((9000, 9, 1), np.float32))
     head = POST.replace(b"json", b"x-npy") + b"Accept: application/x-npy\r\nX-Request-ID: %d\r\n"
     requests = b"".join(
         head % i + b"Content-Length: %d\r\n\r\n" % len(body) + body for i in range(3)

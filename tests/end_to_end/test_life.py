@@ -1,6 +1,5 @@
 """A real server process: how it starts, drains, reloads and ends."""
 
-import io
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ import pytest
 from model.engine import Engine
 from model.pretrained import DEFAULT_MODEL
 from service.client import Client, RequestError
-from tests.builders import ATTACKS, DATA, random_packed
+from tests.builders import ATTACKS, DATA, npy, random_packed
 from tests.end_to_end.server import refused_start, run_command, serving, wait_for
 from tests.service.test_settings import SERVICE_LINKS
 
@@ -38,12 +37,6 @@ def slow_model(tmp_path_factory):
 
 def large_batch(count=24):
     return np.random.default_rng(0).standard_normal((count, 500, 64)).astype(np.float32)
-
-
-def npy(array):
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
 
 
 def embed(url, batch):

@@ -17,20 +17,23 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def live(
-    engine: Any, traces: Any = None, **settings: Any
+    engine: Any,
+    traces: Any = None,
+    reload_others: Callable[[], None] = lambda: None,
+    **settings: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(Settings(**settings), engine, traces)
+    app = create_app(Settings(**settings), engine, traces, reload_others)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             yield client
 
 
-def ask(engine: Any, talk: Callable[[httpx.AsyncClient], Awaitable[T]], **settings: Any) -> T:
-    """Runs a conversation with a fresh application around `engine`."""
+def ask(engine: Any, talk: Callable[[httpx.AsyncClient], Awaitable[T]], **options: Any) -> T:
+    """Runs a conversation with a fresh application around `engine`; options are those of `live`."""
 
     async def main() -> T:
-        async with live(engine, **settings) as client:
+        async with live(engine, **options) as client:
             return await talk(client)
 
     return asyncio.run(main())

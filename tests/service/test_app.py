@@ -11,7 +11,7 @@ import safetensors.numpy
 from service.app import create_app
 from service.media import JSON, NPY, SAFETENSORS
 from service.settings import Settings
-from tests.builders import random_batch
+from tests.builders import npy, random_batch
 from tests.service.live import Watched, ask, live
 
 BATCH = random_batch([1, 9, 4], 3)
@@ -44,10 +44,8 @@ def test_the_same_embeddings_in_every_form(engine):
         assert got["embeddings"].tobytes() == expected.tobytes()
 
         dense = random_batch([5, 5], 3).values.reshape(2, 5, 3)
-        stream = io.BytesIO()
-        np.save(stream, dense)
         headers = {"Content-Type": NPY, "Accept": NPY}
-        answer = await client.post("/embed", content=stream.getvalue(), headers=headers)
+        answer = await client.post("/embed", content=npy(dense), headers=headers)
         rows = np.load(io.BytesIO(answer.content))
         assert rows.tobytes() == engine.embed(dense.reshape(10, 3), np.array([5, 5])).tobytes()
         assert answer.headers["tritserve-revision"] == engine.model.revision

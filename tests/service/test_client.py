@@ -2,6 +2,7 @@ import asyncio
 import pickle
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
@@ -202,33 +203,32 @@ class ClosesFirst(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("kind", [Client, AsyncClient])
-def test_a_connection_that_the_server_closes_is_opened_again(kind):
+@contextmanager
+def closing_first():
+    """Yields the port of such a server, and its handler."""
     handler = type("Handler", (ClosesFirst,), {})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
         try:
-            assert embed_once(kind, f"http://127.0.0.1:{server.server_port}").shape == (1, 2)
+            yield server.server_port, handler
         finally:
             server.shutdown()
             serving.join()
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_connection_that_the_server_closes_is_opened_again(kind):
+    with closing_first() as (port, handler):
+        assert embed_once(kind, f"http://127.0.0.1:{port}").shape == (1, 2)
     assert handler.asked == 2
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_tls_where_there_is_none_is_told_at_once(kind):
-    handler = type("Handler", (ClosesFirst,), {})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        start = time.monotonic()
-        try:
-            with pytest.raises(httpx.ConnectError):
-                embed_once(kind, f"https://127.0.0.1:{server.server_port}", retry_seconds=600)
-        finally:
-            server.shutdown()
-            serving.join()
+    start = time.monotonic()
+    with closing_first() as (port, _), pytest.raises(httpx.ConnectError):
+        embed_once(kind, f"https://127.0.0.1:{port}", retry_seconds=600)
     assert time.monotonic() - start < 60
 
 

@@ -1,6 +1,5 @@
 import asyncio
 import gzip
-import io
 import json
 import threading
 from base64 import b64encode
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from service.embedding import EmbeddingService
 from service.settings import Settings, SettingsError
+from tests.builders import npy
 from tests.service.live import Watched, ask
 
 BODY = {"sequences": [[[0.0] * 3]]}
@@ -269,10 +269,9 @@ def test_one_request_is_a_small_part_of_the_queue(engine, settings, most):
     async def talk(client):
         info = (await client.get("/info")).json()
         assert info["limits"]["max_request_timesteps"] == most
-        stream = io.BytesIO()
-        np.save(stream, np.zeros((most + 1, 1, 3), np.float16))
+        body = npy(np.zeros((most + 1, 1, 3), np.float16))
         headers = {"Content-Type": "application/x-npy"}
-        answer = await client.post("/embed", content=stream.getvalue(), headers=headers)
+        answer = await client.post("/embed", content=body, headers=headers)
         assert answer.status_code == 422
         assert f"{most + 1} timesteps; at most {most} go" in answer.json()["error"]["message"]
 
@@ -294,10 +293,8 @@ def test_a_slow_body_is_given_up(engine):
     ask(engine, talk, body_seconds=0.1)
 
 
-def npy(sequences):
-    stream = io.BytesIO()
-    np.save(stream, np.zeros((sequences, 9, 3), np.float32))
-    return stream.getvalue()
+def zeros(sequences):
+    return npy(np.zeros((sequences, 9, 3), np.float32))
 
 
 @pytest.mark.parametrize("what", ["body", "decompressed body", "answer"])
@@ -305,12 +302,12 @@ def test_what_many_requests_hold_shares_a_budget(engine, what):
     gate, entered = threading.Event(), threading.Event()
     width = engine.model.config.hidden_size
     headers = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
-    body, limit = npy(20), 3000
+    body, limit = zeros(20), 3000
     if what == "decompressed body":
         body, headers["Content-Encoding"] = gzip.compress(body), "gzip"
-        assert 2 * len(body) + 40 * 4 * width < limit < 2 * len(npy(20))
+        assert 2 * len(body) + 40 * 4 * width < limit < 2 * len(zeros(20))
     if what == "answer":
-        body, headers["Accept"] = npy(1), "application/json"
+        body, headers["Accept"] = zeros(1), "application/json"
         limit = 2 * len(body) + 16 * width
 
     def compute(*_):
@@ -338,7 +335,7 @@ def test_a_request_alone_is_not_refused_for_what_it_holds(engine):
     async def talk(client):
         headers = {"Content-Type": "application/x-npy"}
         for _ in range(2):
-            assert (await client.post("/embed", content=npy(20), headers=headers)).is_success
+            assert (await client.post("/embed", content=zeros(20), headers=headers)).is_success
 
     ask(engine, talk, max_bodies_bytes=10)
 

@@ -1,13 +1,9 @@
 """What an operator sets, and what is found in the environment beside it."""
 
-import asyncio
-
-import httpx
 import pytest
 
 from model.engine import EngineError
-from service.app import create_app
-from service.settings import Settings, SettingsError, read_settings
+from service.settings import SettingsError, read_settings
 from tests.service.live import ask
 
 # What Kubernetes tells pods of a Service named tritserve.
@@ -92,20 +88,14 @@ def test_other_workers_reload_too_where_the_model_cannot_be_had(engine, monkeypa
     def load(_):
         raise error
 
-    async def talk():
-        settings = Settings(admin_key="administrator")
-        app = create_app(settings, engine, reload_others=lambda: told.append(1))
-        monkeypatch.setattr("service.embedding.load_engine", load)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
-        ):
-            headers = {"Authorization": "Bearer administrator"}
-            answer = await client.post("/admin/reload", headers=headers)
-            assert answer.status_code == 409
-            assert str(error) in answer.json()["error"]["message"]
+    async def talk(client):
+        headers = {"Authorization": "Bearer administrator"}
+        answer = await client.post("/admin/reload", headers=headers)
+        assert answer.status_code == 409
+        assert str(error) in answer.json()["error"]["message"]
 
-    asyncio.run(talk())
+    monkeypatch.setattr("service.embedding.load_engine", load)
+    ask(engine, talk, admin_key="administrator", reload_others=lambda: told.append(1))
     # They read keys and the certificate again.
     assert told == [1]
 

@@ -1,7 +1,6 @@
 """What a client gives is taken as it is or refused; nothing is altered or ignored."""
 
 import asyncio
-import io
 
 import numpy as np
 import pytest
@@ -10,14 +9,8 @@ from service.errors import InvalidError
 from service.media import JSON, NPY, SAFETENSORS, negotiate
 from service.options import Options, finish
 from service.wire import Limits, decode
+from tests.builders import npy
 from tests.service.live import ask, live
-
-
-def npy(array):
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
-
 
 ONE = npy(np.zeros((1, 1, 3), np.float32))
 

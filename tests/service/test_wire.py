@@ -19,7 +19,7 @@ from service.errors import (
 from service.media import JSON, NPY, SAFETENSORS, negotiate
 from service.options import Embeddings, Options, finish, truncate
 from service.wire import EmbedAnswer, Limits, decode, encode
-from tests.builders import random_batch
+from tests.builders import npy, random_batch
 
 LIMITS = Limits(embed_dim=3, max_timesteps=9, max_sequences=50)
 floats = st.floats(-(2.0**100), 2.0**100, width=32)
@@ -28,12 +28,6 @@ ragged = st.lists(
     min_size=1,
     max_size=5,
 )
-
-
-def npy(array, **options):
-    stream = io.BytesIO()
-    np.lib.format.write_array(stream, array, **options)
-    return stream.getvalue()
 
 
 def tensors(**arrays):
