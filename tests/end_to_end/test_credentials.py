@@ -57,6 +57,10 @@ def test_a_reload_reads_keys_and_certificate_again(tmp_path, workers):
                 ) as client:
                     assert client.is_model_ready(MODEL, headers=bearer(secret))
 
+        def wait_until_served(times):
+            wait_for(lambda: log.read_text().count("now serving") == times * int(workers))
+
+        wait_until_served(1)
         grpc_ready(cert, "first-secret")
         assert statuses("first-secret") == {200}
         assert statuses("second-secret") == {401}
@@ -65,7 +69,8 @@ def test_a_reload_reads_keys_and_certificate_again(tmp_path, workers):
         certificate(tmp_path)
         keys.write_text("second-secret\n")
         process.send_signal(signal.SIGHUP)
-        wait_for(lambda: shown() == {cert.read_text()})
+        wait_until_served(2)
+        assert shown() == {cert.read_text()}
         assert statuses("second-secret") == {200}
         assert statuses("first-secret") == {401}
         grpc_ready(cert, "second-secret")
@@ -78,9 +83,8 @@ def test_a_reload_reads_keys_and_certificate_again(tmp_path, workers):
         # As in the midst of replacing both: the certificate is of another key.
         shutil.copy(old, cert)
         keys.write_text("")
-        served = log.read_text().count("now serving")
         process.send_signal(signal.SIGHUP)
-        wait_for(lambda: log.read_text().count("now serving") == served + int(workers))
+        wait_until_served(3)
         assert log.read_text().count("what was read before goes on") == 2 * int(workers)
         shutil.copy(good, cert)
         assert shown() == {good.read_text()}
