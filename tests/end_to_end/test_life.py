@@ -299,7 +299,7 @@ def test_reloading_is_off_unless_keyed(tmp_path):
 
 
 def test_reloading_under_load_loses_nothing(tmp_path):
-    model = tmp_path / "model.safetensors"
+    model, log = tmp_path / "model.safetensors", tmp_path / "log"
     shutil.copy(DEFAULT_MODEL, model)
     with np.load(DATA / "JapaneseVowels.npz") as arrays:
         values, lengths = arrays["test_values"], arrays["test_lengths"]
@@ -316,16 +316,16 @@ def test_reloading_under_load_loses_nothing(tmp_path):
         return count
 
     with (
-        serving("--model", model, log=tmp_path / "log") as (url, process),
+        serving("--model", model, log=log) as (url, process),
         ThreadPoolExecutor() as pool,
     ):
         asking = [pool.submit(ask) for _ in range(4)]
-        for _ in range(5):
+        for reloads in range(1, 6):
             process.send_signal(signal.SIGHUP)
+            wait_for(lambda: log.read_text().count("now serving") == 1 + reloads)  # noqa: B023
             time.sleep(0.2)
         stop.set()
         assert all(future.result() > 0 for future in asking)
-        assert (tmp_path / "log").read_text().count("now serving") == 1 + 5
 
 
 @pytest.mark.parametrize("workers", [1, 2])
