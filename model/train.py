@@ -20,7 +20,7 @@ from model.augment import augment
 from model.bitnet import BitNet
 from model.checkpoint import Checkpoint
 from model.config import ModelConfig
-from model.data import Dataset, load
+from model.data import DataError, Dataset, load
 from model.errors import UserError, explain
 from model.learner import Learner, make_optimizer, set_rate
 from model.memory import memory_needed
@@ -86,6 +86,9 @@ class _Training:
         self.batches = _Batches(self.data, recipe.schedule.batch_size, self.rng)
         self.monitor = Monitor(self.learner.encoder)
         self.step = 0
+        for part, other in self.scored.items():
+            # Found now: overflow is of the inputs, whatever the weights will be.
+            _check_embeddable(self.learner.encoder, other.sequences, part)
 
     def advance(self) -> Step:
         """Takes one step."""
@@ -223,6 +226,17 @@ def embed(model: BitNet, sequences: Sequences) -> FloatArray:
         ]
     result: FloatArray = torch.cat(embeddings).numpy()
     return result
+
+
+def _check_embeddable(model: BitNet, sequences: Sequences, part: str) -> None:
+    """Raises DataError if a sequence of a part of a data set overflows inside the model."""
+    overflown = np.flatnonzero(~np.isfinite(embed(model, sequences)).all(axis=1))
+    if len(overflown):
+        largest = np.abs(sequences.select(overflown[:1]).values).max()
+        raise DataError(
+            f"sequence {overflown[0]} of the {part} part reaches {largest:.0e}, so far from the "
+            "training part that float32 overflows inside the model; it cannot be scored"
+        )
 
 
 def _labels(batch: Dataset) -> Tensor | None:

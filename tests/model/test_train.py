@@ -103,6 +103,18 @@ def test_values_so_large_that_training_would_overflow_are_an_error(tmp_path, lar
         train(how)
 
 
+def test_a_sequence_that_overflows_when_it_is_scored_is_an_error_before_training(tmp_path):
+    arrays = dict(np.load(VOWELS))
+    seventh = arrays["test_lengths"][:7].sum()
+    arrays["test_values"][seventh, 2] = -3e30
+    np.savez(tmp_path / "x.npz", **arrays)
+    train(recipe(dataset=tmp_path / "x.npz"))
+    steps = []
+    with pytest.raises(DataError, match=r"sequence 7 of the test part reaches 3e\+30, so far"):
+        train(recipe(dataset=tmp_path / "x.npz", score_test=True), steps.append)
+    assert not steps
+
+
 def statistics(path, feature, **model):
     """Of a model trained without labels on 12 sequences of 50, the second of 3 features given."""
     values = np.random.default_rng(0).standard_normal((600, 3)).astype(np.float32)
