@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from model.config import MAX_WIDTH
 from model.errors import UserError
+from model.replace import replace_file
 from model.sequences import Sequences, check_finite, check_lengths, to_float32
 
 Labels = npt.NDArray[np.int64]
@@ -64,6 +66,82 @@ def load(path: Path, split: Split) -> Dataset:
         return _parse(arrays, split, path.stem, hashlib.sha256(content).hexdigest())
     except UserError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def write(
+    path: Path,
+    train: Iterable[npt.ArrayLike],
+    train_labels: npt.ArrayLike | None = None,
+    test: Iterable[npt.ArrayLike] | None = None,
+    test_labels: npt.ArrayLike | None = None,
+) -> None:
+    """Writes a data set that `load` reads; what was at the path is replaced once all is right.
+
+    Args:
+        path: of the `.npz`.
+        train: arrays `[seq_len, features]` of real numbers, one a sequence.
+        train_labels: one a sequence, integers or strings. In the file they count from 0, in sorted
+            order, and `classes` holds what they were.
+        test: as `train`.
+        test_labels: each also one of the training labels.
+
+    Raises:
+        OSError: the file cannot be written.
+        DataError: sequences or labels cannot be used.
+        ReplaceError: a folder or a device is at the path.
+    """
+    names = None if train_labels is None else _names(train_labels, "train")
+    classes = None if names is None else np.unique(names)
+    arrays = _arrays("train", train, names, classes)
+    if test is not None:
+        names = None if test_labels is None else _names(test_labels, "test")
+        arrays |= _arrays("test", test, names, classes)
+        widths = [arrays[f"{split}_values"].shape[1] for split in ("train", "test")]
+        if widths[0] != widths[1]:
+            raise DataError(f"train has {widths[0]} features, test has {widths[1]}")
+    elif test_labels is not None:
+        raise DataError("there are test labels, but no test sequences")
+    if classes is not None:
+        arrays["classes"] = classes.astype(str)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    replace_file(path, content.getvalue())
+
+
+def _names(labels: npt.ArrayLike, split: Split) -> npt.NDArray[Any]:
+    names = np.asarray(labels)
+    if names.dtype == object and all(isinstance(name, str) for name in names.flat):
+        names = names.astype(str)
+    if names.ndim != 1 or names.dtype.kind not in "iuU":
+        raise DataError(
+            f"{split} labels are {names.dtype} {list(names.shape)}; "
+            "they must be integers or strings, one a sequence"
+        )
+    return names
+
+
+def _arrays(
+    split: Split,
+    sequences: Iterable[npt.ArrayLike],
+    names: npt.NDArray[Any] | None,
+    classes: npt.NDArray[Any] | None,
+) -> dict[str, Any]:
+    """A split's arrays as they are in the file, known to be right."""
+    try:
+        joined = Sequences.from_list(sequences)
+        arrays: dict[str, Any] = {
+            f"{split}_values": joined.values,
+            f"{split}_lengths": joined.lengths,
+        }
+        if names is not None:
+            numbers = {} if classes is None else {c: n for n, c in enumerate(classes.tolist())}
+            if unknown := [name for name in names.tolist() if name not in numbers]:
+                raise DataError(f"the label {unknown[0]!r} is of no training sequence")
+            arrays[f"y_{split}"] = np.array([numbers[name] for name in names.tolist()], np.int64)
+        _parse(arrays, split, "", "")
+    except UserError as error:
+        raise DataError(f"{split}: {error}") from error
+    return arrays
 
 
 def _read(content: bytes, needed: tuple[str, ...], wanted: str) -> dict[str, npt.NDArray[Any]]:

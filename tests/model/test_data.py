@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.data import DataError, hold_out, load
+from model.data import DataError, hold_out, load, write
 from tests.builders import DATA
 
 
-def write(path, **arrays):
+def write_arrays(path, **arrays):
     np.savez(path, **arrays)
     return path
 
@@ -38,7 +38,7 @@ def test_real_speech_is_what_its_readme_says():
 def test_labels_may_be_left_out(tmp_path):
     arrays = good()
     del arrays["y_train"]
-    data = load(write(tmp_path / "x.npz", **arrays), "train")
+    data = load(write_arrays(tmp_path / "x.npz", **arrays), "train")
     assert data.labels is None
     assert data.classes == 0
 
@@ -67,14 +67,14 @@ def test_labels_may_be_left_out(tmp_path):
     ],
 )
 def test_a_file_of_another_form_is_an_error_that_says_so(tmp_path, change, message):
-    path = write(tmp_path / "x.npz", **(good() | change))
+    path = write_arrays(tmp_path / "x.npz", **(good() | change))
     with pytest.raises(DataError, match=message):
         load(path, "train")
 
 
 def test_what_is_no_data_set_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no array 'test_values'"):
-        load(write(tmp_path / "x.npz", **good()), "test")
+        load(write_arrays(tmp_path / "x.npz", **good()), "test")
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "text.npz").write_text("hello")
     (tmp_path / "empty.npz").write_bytes(b"")
@@ -113,3 +113,66 @@ def test_values_in_column_order_are_read_into_row_order(tmp_path):
     assert read.values.flags.c_contiguous
     assert all(sequence.flags.c_contiguous for sequence in read.split())
     np.testing.assert_array_equal(read.values, values)
+
+
+def test_a_data_set_is_read_as_it_was_written(tmp_path):
+    sequences = [np.arange(2 * n).reshape(n, 2) for n in (1, 4, 2)]
+    path = tmp_path / "x.npz"
+    write(path, sequences, ["b", "a", "b"], test=sequences[:2], test_labels=["a", "a"])
+    train, test = load(path, "train"), load(path, "test")
+    for split, count in ((train, 3), (test, 2)):
+        for read, written in zip(split.sequences.split(), sequences[:count], strict=True):
+            np.testing.assert_array_equal(read, written)
+    assert train.labels.tolist() == [1, 0, 1]
+    assert test.labels.tolist() == [0, 0]
+    with np.load(path) as file:
+        assert file["classes"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers", "classes"),
+    [
+        ([30, 4, 30], [1, 0, 1], ["4", "30"]),
+        (np.array([2, 0, 1], np.uint8), [2, 0, 1], ["0", "1", "2"]),
+        (np.array(["30", "4", "4"], object), [0, 1, 1], ["30", "4"]),
+    ],
+)
+def test_labels_are_numbered_in_sorted_order(tmp_path, labels, numbers, classes):
+    write(tmp_path / "x.npz", np.ones((3, 5, 2)), labels)
+    assert load(tmp_path / "x.npz", "train").labels.tolist() == numbers
+    with np.load(tmp_path / "x.npz") as file:
+        assert file["classes"].tolist() == classes
+
+
+def test_sequences_alone_are_a_data_set(tmp_path):
+    write(tmp_path / "x.npz", np.ones((3, 5, 2)), test=np.ones((1, 7, 2)))
+    assert load(tmp_path / "x.npz", "train").labels is None
+    assert load(tmp_path / "x.npz", "test").sequences.lengths.tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train": []}, "train: a batch needs at least one sequence"),
+        ({"train": [np.ones((2, 2)), np.ones(2)]}, r"train: sequence 1 has shape \[2\]"),
+        ({"train": [[[np.nan]]]}, "train: sequence 0, timestep 0, feature 0 is nan"),
+        ({"train_labels": ["a"]}, r"train: y_train is int64 \[1\]; .* one label a sequence"),
+        ({"train_labels": [0.5, 1]}, r"train labels are float64 \[2\]; they must be integers or"),
+        ({"train_labels": [["a"], ["b"]]}, r"train labels are <U1 \[2, 1\]; they must be"),
+        ({"train_labels": ["a", None]}, "train labels are object"),
+        ({"test_labels": ["a"]}, "there are test labels, but no test sequences"),
+        ({"test": [[[1, 2]]]}, "train has 1 features, test has 2"),
+        ({"test": [[[1]]], "test_labels": ["a"]}, "test: the label 'a' is of no training seq"),
+        (
+            {"train_labels": [0, 1], "test": [[[1]]], "test_labels": ["1"]},
+            "test: the label '1' is of no training sequence",
+        ),
+        ({"test": [[[1]]], "test_labels": [1, 1]}, "test: the label 1 is of no training"),
+    ],
+)
+def test_what_makes_no_data_set_is_not_written(tmp_path, given, message):
+    path = tmp_path / "x.npz"
+    path.write_bytes(b"as it was")
+    with pytest.raises(DataError, match=message):
+        write(path, **({"train": [[[1.0]], [[2.0]]]} | given))
+    assert path.read_bytes() == b"as it was"
