@@ -91,24 +91,24 @@ def write(
         ReplaceError: a folder or a device is at the path.
     """
     names = None if train_labels is None else _names(train_labels, "train")
-    classes = None if names is None else np.unique(names)
-    arrays = _arrays("train", train, names, classes)
+    numbers = {name: number for number, name in enumerate(sorted(set(names or [])))}
+    arrays = _arrays("train", train, names, numbers)
     if test is not None:
         names = None if test_labels is None else _names(test_labels, "test")
-        arrays |= _arrays("test", test, names, classes)
+        arrays |= _arrays("test", test, names, numbers)
         widths = [arrays[f"{split}_values"].shape[1] for split in ("train", "test")]
         if widths[0] != widths[1]:
             raise DataError(f"train has {widths[0]} features, test has {widths[1]}")
     elif test_labels is not None:
         raise DataError("there are test labels, but no test sequences")
-    if classes is not None:
-        arrays["classes"] = classes.astype(str)
+    if numbers:
+        arrays["classes"] = np.array([str(name) for name in numbers])
     content = io.BytesIO()
     np.savez(content, **arrays)
     replace_file(path, content.getvalue())
 
 
-def _names(labels: npt.ArrayLike, split: Split) -> npt.NDArray[Any]:
+def _names(labels: npt.ArrayLike, split: Split) -> list[Any]:
     names = np.asarray(labels)
     if names.dtype == object and all(isinstance(name, str) for name in names.flat):
         names = names.astype(str)
@@ -117,14 +117,15 @@ def _names(labels: npt.ArrayLike, split: Split) -> npt.NDArray[Any]:
             f"{split} labels are {names.dtype} {list(names.shape)}; "
             "they must be integers or strings, one a sequence"
         )
-    return names
+    listed: list[Any] = names.tolist()
+    return listed
 
 
 def _arrays(
     split: Split,
     sequences: Iterable[npt.ArrayLike],
-    names: npt.NDArray[Any] | None,
-    classes: npt.NDArray[Any] | None,
+    names: list[Any] | None,
+    numbers: dict[Any, int],
 ) -> dict[str, Any]:
     """A split's arrays as they are in the file, known to be right."""
     try:
@@ -134,10 +135,9 @@ def _arrays(
             f"{split}_lengths": joined.lengths,
         }
         if names is not None:
-            numbers = {} if classes is None else {c: n for n, c in enumerate(classes.tolist())}
-            if unknown := [name for name in names.tolist() if name not in numbers]:
+            if unknown := [name for name in names if name not in numbers]:
                 raise DataError(f"the label {unknown[0]!r} is of no training sequence")
-            arrays[f"y_{split}"] = np.array([numbers[name] for name in names.tolist()], np.int64)
+            arrays[f"y_{split}"] = np.array([numbers[name] for name in names], np.int64)
         _parse(arrays, split, "", "")
     except UserError as error:
         raise DataError(f"{split}: {error}") from error

@@ -91,3 +91,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.01)
+
+
+def wait_until_served(log: Path, times: int) -> None:
+    """Waits until the log tells so many times that a model is served."""
+    wait_for(lambda: log.read_text().count("now serving") == times)

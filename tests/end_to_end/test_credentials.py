@@ -9,7 +9,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.server import serving, wait_for
+from tests.end_to_end.server import serving, wait_until_served
 from tests.end_to_end.test_connections import certificate
 from tests.end_to_end.test_triton_client import MODEL, free_port
 
@@ -57,10 +57,7 @@ def test_a_reload_reads_keys_and_certificate_again(tmp_path, workers):
                 ) as client:
                     assert client.is_model_ready(MODEL, headers=bearer(secret))
 
-        def wait_until_served(times):
-            wait_for(lambda: log.read_text().count("now serving") == times * int(workers))
-
-        wait_until_served(1)
+        wait_until_served(log, int(workers))
         grpc_ready(cert, "first-secret")
         assert statuses("first-secret") == {200}
         assert statuses("second-secret") == {401}
@@ -69,7 +66,7 @@ def test_a_reload_reads_keys_and_certificate_again(tmp_path, workers):
         certificate(tmp_path)
         keys.write_text("second-secret\n")
         process.send_signal(signal.SIGHUP)
-        wait_until_served(2)
+        wait_until_served(log, 2 * int(workers))
         assert shown() == {cert.read_text()}
         assert statuses("second-secret") == {200}
         assert statuses("first-secret") == {401}
@@ -84,7 +81,7 @@ def test_a_reload_reads_keys_and_certificate_again(tmp_path, workers):
         shutil.copy(old, cert)
         keys.write_text("")
         process.send_signal(signal.SIGHUP)
-        wait_until_served(3)
+        wait_until_served(log, 3 * int(workers))
         assert log.read_text().count("what was read before goes on") == 2 * int(workers)
         shutil.copy(good, cert)
         assert shown() == {good.read_text()}

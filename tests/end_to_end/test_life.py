@@ -19,7 +19,13 @@ from model.engine import Engine
 from model.pretrained import DEFAULT_MODEL
 from service.client import Client, RequestError
 from tests.builders import ATTACKS, DATA, npy, random_packed
-from tests.end_to_end.server import refused_start, run_command, serving, wait_for
+from tests.end_to_end.server import (
+    refused_start,
+    run_command,
+    serving,
+    wait_for,
+    wait_until_served,
+)
 from tests.service.test_settings import SERVICE_LINKS
 
 # Slow on purpose: a call of the engine takes a while, so that requests are caught in it.
@@ -322,7 +328,7 @@ def test_reloading_under_load_loses_nothing(tmp_path):
         asking = [pool.submit(ask) for _ in range(4)]
         for reloads in range(1, 6):
             process.send_signal(signal.SIGHUP)
-            wait_for(lambda: log.read_text().count("now serving") == 1 + reloads)  # noqa: B023
+            wait_until_served(log, 1 + reloads)
             time.sleep(0.2)
         stop.set()
         assert all(future.result() > 0 for future in asking)
@@ -341,7 +347,7 @@ def test_a_reload_asked_for_in_the_midst_of_starting_is_made_afterwards(tmp_path
 
     arguments = "--workers", str(workers)
     with serving(*arguments, log=log, program=SLOW_LOADING, started=ask_early) as (_, process):
-        wait_for(lambda: log.read_text().count("now serving") == 2 * workers)
+        wait_until_served(log, 2 * workers)
         process.terminate()
         assert process.wait(20) == 0
 
