@@ -14,18 +14,13 @@ from model.golden import disagreement
 from model.packed import PackedFileError, PackedModel, read
 from model.sequences import (
     FloatArray,
-    LengthArray,
     SequenceError,
-    check_finite,
     check_lengths,
     check_longest,
     check_width,
-    refuse_values,
-    shorten,
-    with_differences,
 )
+from model.value_check import ValueCheck
 
-LARGEST_DEVIATION = 1e12
 MAX_THREADS = 1_024
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -70,11 +65,12 @@ class Engine:
             raise EngineError(str(error)) from error
         self.kernel = self._encoder.kernels
         self.threads = self._encoder.threads
-        std, mean = model.tensors["standardize.std"], model.tensors["standardize.mean"]
-        # A difference is at most twice, and one of the second order four times the largest value.
-        orders = np.repeat(np.arange(1 + model.config.differences), model.config.embed_dim)
-        limits = (LARGEST_DEVIATION * std.astype(np.float64) - np.abs(mean)) / 2.0**orders
-        self._surely_small = float(limits.min())
+        self._check_values = ValueCheck(
+            model.tensors["standardize.mean"],
+            model.tensors["standardize.std"],
+            stride=model.config.stride,
+            differences=model.config.differences,
+        )
         self._check_golden()
 
     @classmethod
@@ -132,29 +128,6 @@ class Engine:
                 row,
             )
         return embeddings
-
-    def _check_values(self, values: FloatArray, lengths: LengthArray) -> None:
-        # Sums of squares must stay far below the largest float32: beyond it they would become
-        # infinite, and norms would silently turn every feature into zero.
-        if np.maximum(values.max(), -values.min()) <= self._surely_small:
-            return
-        check_finite(values, lengths)
-        tensors = self.model.tensors
-        mean, std = tensors["standardize.mean"], tensors["standardize.std"]
-        config = self.model.config
-        with np.errstate(over="ignore", invalid="ignore"):
-            shorter, short = shorten(values, lengths, config.stride)
-            inputs = with_differences(shorter, short, config.differences)
-        limit = LARGEST_DEVIATION * std.astype(np.float64)
-        within = np.abs(inputs.astype(np.float64) - mean) <= limit
-        # Back to the raw features and timesteps that the inputs are made of.
-        fine = np.all(within.reshape(len(within), -1, config.embed_dim), axis=1)
-        if config.stride > 1:
-            ends = np.cumsum(short)
-            position = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            fine = fine[np.repeat(ends - short, lengths) + position // config.stride]
-        reason = f"over {LARGEST_DEVIATION:.0e} deviations from the mean of the training data"
-        refuse_values(~fine, values, lengths, reason)
 
     def _check_golden(self) -> None:
         values = self.model.tensors["golden.values"]

@@ -30,10 +30,11 @@ from model.parts import divide
 from model.probe import linear_probe
 from model.recipe import Recipe, RecipeError
 from model.run_folder import clear_run
-from model.sequences import FloatArray, Sequences
+from model.sequences import FloatArray, SequenceError, Sequences
 from model.standardization import input_statistics
 from model.training_log import Step, TrainingLog
 from model.training_state import identify, load_state, save_state
+from model.value_check import ValueCheck
 
 EVALUATION_BATCH = 256
 # A killed run repeats at most so many steps.
@@ -86,9 +87,11 @@ class _Training:
         self.batches = _Batches(self.data, recipe.schedule.batch_size, self.rng)
         self.monitor = Monitor(self.learner.encoder)
         self.step = 0
+        check = ValueCheck(
+            found.mean, found.divisor, stride=config.stride, differences=config.differences
+        )
         for part, other in self.scored.items():
-            # Found now: overflow is of the inputs, whatever the weights will be.
-            _check_embeddable(self.learner.encoder, other.sequences, part)
+            _check_values(check, other.sequences, part)
 
     def advance(self) -> Step:
         """Takes one step."""
@@ -228,15 +231,12 @@ def embed(model: BitNet, sequences: Sequences) -> FloatArray:
     return result
 
 
-def _check_embeddable(model: BitNet, sequences: Sequences, part: str) -> None:
-    """Raises DataError if a sequence of a part of a data set overflows inside the model."""
-    overflown = np.flatnonzero(~np.isfinite(embed(model, sequences)).all(axis=1))
-    if len(overflown):
-        largest = np.abs(sequences.select(overflown[:1]).values).max()
-        raise DataError(
-            f"sequence {overflown[0]} of the {part} part reaches {largest:.0e}, so far from the "
-            "training part that float32 overflows inside the model; it cannot be scored"
-        )
+def _check_values(check: ValueCheck, sequences: Sequences, part: str) -> None:
+    """Raises DataError if a part of a data set has values that the packed model would refuse."""
+    try:
+        check(sequences.values, sequences.lengths)
+    except SequenceError as error:
+        raise DataError(f"the {part} part cannot be scored: {error}") from error
 
 
 def _labels(batch: Dataset) -> Tensor | None:

@@ -28,6 +28,7 @@ FLOORS = {
     "model.augment": 2,
     "model.objective": 3,
     "model.standardization": 3,
+    "model.value_check": 2,
     "model.packed": 3,
     "model.bitnet": 3,
     "model.probe": 3,

@@ -15,9 +15,11 @@ import torch
 from model.checkpoint import CheckpointError, load, save
 from model.data import DataError
 from model.data import load as load_data
+from model.engine import Engine
 from model.export import export
 from model.memory import OutOfMemoryError
 from model.recipe import Augmentation, Objective, Recipe, RecipeError, Schedule, read_recipe
+from model.sequences import SequenceError
 from model.train import TrainingError, train
 from model.training_log import TrainingLog, read_log
 from model.training_state import StateError, load_state, save_state
@@ -103,14 +105,21 @@ def test_values_so_large_that_training_would_overflow_are_an_error(tmp_path, lar
         train(how)
 
 
-def test_a_sequence_that_overflows_when_it_is_scored_is_an_error_before_training(tmp_path):
+@pytest.mark.parametrize("value", [-3e30, 3e12])
+def test_what_the_packed_model_would_refuse_is_not_scored(tmp_path, value):
     arrays = dict(np.load(VOWELS))
     seventh = arrays["test_lengths"][:7].sum()
-    arrays["test_values"][seventh, 2] = -3e30
+    arrays["test_values"][seventh + 4, 2] = value
     np.savez(tmp_path / "x.npz", **arrays)
-    train(recipe(dataset=tmp_path / "x.npz"))
+    checkpoint = train(recipe(dataset=tmp_path / "x.npz"))
+    export(checkpoint.model, tmp_path / "x.safetensors", name="x", training={})
+    with pytest.raises(SequenceError, match=r"over 1e\+12 deviations") as refused:
+        test = load_data(tmp_path / "x.npz", "test").sequences
+        Engine.load(tmp_path / "x.safetensors").embed(test.values, test.lengths)
+    assert "sequence 7, timestep 4, feature 2" in str(refused.value)
     steps = []
-    with pytest.raises(DataError, match=r"sequence 7 of the test part reaches 3e\+30, so far"):
+    message = re.escape(f"the test part cannot be scored: {refused.value}")
+    with pytest.raises(DataError, match=message):
         train(recipe(dataset=tmp_path / "x.npz", score_test=True), steps.append)
     assert not steps
 
@@ -266,9 +275,10 @@ def no_labels(path, lengths):
         ([50], {"contrast": 1.0}, "batch_size is 4, the training part has 1"),
         ([1] * 9, {"next_timestep": 1.0}, "the longest sequence has 1 timesteps, one at a stride"),
         ([3, 2, 3, 1], {"next_timestep": 1.0, "stride": 3}, "at a stride of 3: there is no next"),
+        ([3, 2, 3, 1], {"mask": 0.1, "stride": 3}, "stride of 3: hiding it would hide the sequ"),
     ],
 )
-def test_a_loss_that_could_teach_nothing_is_an_error(tmp_path, lengths, fields, message):
+def test_what_could_teach_nothing_is_an_error(tmp_path, lengths, fields, message):
     stride, batch_size = fields.pop("stride", 1), fields.pop("batch_size", 4)
     how = recipe(
         dataset=no_labels(tmp_path / "x.npz", lengths),
@@ -305,6 +315,7 @@ def test_a_batch_without_a_next_timestep_teaches_nothing_and_stops_nothing(tmp_p
         ("name = 'x'\ndataset = 'd'\n[schedule]\nmax_gradient_norm = inf", "norm: .* finite"),
         ("name = 'x'\ndataset = 'd'\n[augmentation]\njitter = inf", "jitter: .* finite number"),
         ("name = 'x'\ndataset = 'd'\n[objective]\ncontrast = inf", "contrast: .* finite number"),
+        ("name = 'x'\ndataset = 'd'\n[objective]\nmask = 1.0", "mask: .* less than 1"),
         ("name = 'x'", "dataset: Field required"),
         ("name = 'x'\ndataset = 'd'\nepochs = 3", "epochs: Extra inputs"),
         ("name = 'x'\ndataset = 'd'\n[schedule]\nsteps = 0", r"schedule\.steps: .* greater"),
@@ -330,6 +341,7 @@ def test_a_killed_run_taken_up_again_ends_with_the_same_model(tmp_path):
     (tmp_path / "r.toml").write_text(
         f"name = 'x'\ndataset = '{VOWELS}'\n[model]\nhidden_size = 16\nnum_layers = 1\n"
         "[schedule]\nsteps = 260\nbatch_size = 16\n[augmentation]\njitter = 0.1\nwarp = 0.1\n"
+        "[objective]\nmask = 0.2\n"
     )
     checkpoint = train(read_recipe(tmp_path / "r.toml"))
     expected = packed_bytes(checkpoint, tmp_path / "whole")
