@@ -4,8 +4,8 @@ The losses are those of `Objective`: cross-entropy of a linear classifier on the
 squared error of the next standardised timestep predicted linearly from each one, the contrast of
 SimCLR (Chen et al. 2020, arXiv 2002.05709, eq. 1): of all views in a batch, an embedding must find
 the other view of its own sequence, and the mean squared error of the whole standardised sequence at
-16 points in time, predicted linearly from its embedding. The optimiser is AdamW with BitNet's
-two-stage schedule.
+16 points in time, predicted linearly from its embedding. A share of the timesteps may be hidden
+from the encoder. The optimiser is AdamW with BitNet's two-stage schedule.
 """
 
 import torch
@@ -85,10 +85,13 @@ class Learner(nn.Module):
                 other views of the first half, in the same order.
             labels: `[batch]` int64, where there are any.
         """
-        inputs, lengths = self.encoder.read(values, lengths)
-        encoded = self.encoder.encode(inputs, lengths)
-        features = inputs[:, : self.encoder.config.embed_dim]
         objective = self.objective
+        inputs, lengths = self.encoder.read(values, lengths)
+        features = inputs[:, : self.encoder.config.embed_dim]
+        if objective.mask:
+            # Standardised, a mean is 0.
+            inputs = inputs * (torch.rand(len(inputs), 1) >= objective.mask)
+        encoded = self.encoder.encode(inputs, lengths)
         total = encoded.new_zeros(())
         if objective.next_timestep:
             total = total + objective.next_timestep * self._next(encoded, features, lengths)

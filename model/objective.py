@@ -1,13 +1,13 @@
-"""Which losses of a recipe's objective can learn from a data set."""
+"""Which fields of a recipe's objective can teach something from a data set."""
 
 from model.data import Dataset
 from model.recipe import Objective, Recipe, RecipeError
 
 
-def idle_losses(
+def idle_fields(
     objective: Objective, data: Dataset, *, batch_size: int, stride: int
 ) -> dict[str, str]:
-    """The losses asked for that could teach nothing from `data`, by field, each with the reason."""
+    """The fields asked for that could teach nothing from `data`, each with the reason."""
     sequences, labels = data.sequences, data.labels
     longest = int(sequences.lengths.max())
     reasons = {}
@@ -27,13 +27,18 @@ def idle_losses(
             f"the longest sequence has {longest} timesteps, one at a stride of {stride}: there is "
             "no next timestep to predict"
         )
+    if objective.mask and longest <= stride:
+        reasons["mask"] = (
+            f"the longest sequence has {longest} timesteps, one at a stride of {stride}: hiding it "
+            "would hide the sequence"
+        )
     return reasons
 
 
 def check_objective(recipe: Recipe, stride: int, data: Dataset) -> None:
-    """Raises RecipeError if a loss that the recipe asks for could teach nothing from `data`."""
+    """Raises RecipeError if a field that the recipe sets could teach nothing from `data`."""
     batch_size = recipe.schedule.batch_size
-    reasons = idle_losses(recipe.objective, data, batch_size=batch_size, stride=stride)
+    reasons = idle_fields(recipe.objective, data, batch_size=batch_size, stride=stride)
     if reasons:
         field, reason = next(iter(reasons.items()))
         raise RecipeError(f"{reason}; set {field} = 0 in [objective]")

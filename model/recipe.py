@@ -24,7 +24,7 @@ class _Table(BaseModel):
 
 
 class Objective(_Table):
-    """Weights of the losses; a loss of weight 0 is not computed."""
+    """Weights of the losses, and what they hide; a loss of weight 0 is not computed."""
 
     classification: float = Field(default=1.0, ge=0.0)
     """Cross-entropy of a linear classifier on the embedding; needs labels."""
@@ -38,6 +38,9 @@ class Objective(_Table):
     reconstruction: float = Field(default=0.0, ge=0.0)
     """Mean squared error of the standardised sequence at 16 evenly spaced points in time,
     predicted linearly from the embedding; needs no labels."""
+    mask: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the timesteps hidden from the encoder, others in every step: their features and
+    differences are set to their means. What the losses ask for stays whole."""
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:

@@ -10,7 +10,7 @@ import numpy as np
 
 from model.config import MAX_STRIDE, MAX_TIMESTEPS, Quantize
 from model.data import load
-from model.objective import idle_losses
+from model.objective import idle_fields
 from model.recipe import MAX_NAME, Augmentation, Objective, Recipe, RecipeError, Schedule
 
 # Longer sequences are averaged in time to about so many timesteps.
@@ -53,7 +53,7 @@ def recipe_for(
     batch = int(np.clip(nearest, SMALLEST_BATCH, LARGEST_BATCH))
     epochs_steps = -(-MIN_EPOCHS * len(lengths) // batch)
     objective = _LABELLED if use_labels else _UNLABELLED
-    idle = idle_losses(objective, data, batch_size=batch, stride=stride)
+    idle = idle_fields(objective, data, batch_size=batch, stride=stride)
     if "classification" in idle:
         raise RecipeError(
             f"{dataset}: {idle['classification']}; --without-labels learns from the sequences alone"

@@ -82,7 +82,9 @@ def test_resampling_interpolates_between_timesteps():
         np.testing.assert_array_equal(resampled[[0, -1]], sequence[[0, -1]])
 
 
-def test_reconstruction_learns_to_tell_a_sequence_from_its_embedding(tmp_path):
+@pytest.fixture
+def walks(tmp_path):
+    """A recipe that learns to reconstruct random walks, and walks that it does not see."""
     rng = np.random.default_rng(0)
     values = rng.standard_normal((200, 10, 2)).cumsum(axis=1).astype(np.float32).reshape(-1, 2)
     lengths = np.full(200, 10)
@@ -94,14 +96,37 @@ def test_reconstruction_learns_to_tell_a_sequence_from_its_embedding(tmp_path):
         objective=Objective(classification=0.0, next_timestep=0.0, reconstruction=1.0),
         schedule=Schedule(steps=200),
     )
+    return how, Sequences(values[1500:], lengths[150:])
+
+
+def unexplained(trained, shown, whole):
+    """How much of whole sequences' variance cannot be decoded from embeddings of those shown."""
+    decoded = embed(trained.model, shown) @ trained.heads["decoder.weight"].numpy().T
+    decoded += trained.heads["decoder.bias"].numpy()
+    standard = trained.model.standardize(torch.from_numpy(whole.values))
+    target = resample(standard, torch.from_numpy(whole.lengths), 16).flatten(1).numpy()
+    return np.mean((decoded - target) ** 2) / np.mean(target**2)
+
+
+def test_reconstruction_learns_to_tell_a_sequence_from_its_embedding(walks):
+    how, unseen = walks
     trained = train(how)
     assert set(trained.heads) == {"decoder.weight", "decoder.bias"}
-    unseen = Sequences(values[1500:], lengths[150:])
-    decoded = embed(trained.model, unseen) @ trained.heads["decoder.weight"].numpy().T
-    decoded += trained.heads["decoder.bias"].numpy()
-    standard = trained.model.standardize(torch.from_numpy(unseen.values))
-    target = resample(standard, torch.from_numpy(unseen.lengths), 16).flatten(1).numpy()
-    assert np.mean((decoded - target) ** 2) < 0.3 * np.mean(target**2)
+    assert unexplained(trained, unseen, unseen) < 0.3
+
+
+def test_masking_learns_to_fill_in_what_is_hidden(walks):
+    how, whole = walks
+    hidden = np.random.default_rng(1).random((len(whole.values), 1)) < 0.4
+    found = {}
+    for mask in (0.0, 0.4):
+        trained = train(
+            how.model_copy(update={"objective": how.objective.model_copy(update={"mask": mask})})
+        )
+        mean = trained.model.standardize.mean.numpy()
+        shown = Sequences(np.where(hidden, mean, whole.values), whole.lengths)
+        found[mask] = unexplained(trained, shown, whole)
+    assert found[0.4] < 0.9 * found[0.0]
 
 
 def test_the_rule_follows_the_data(tmp_path):
