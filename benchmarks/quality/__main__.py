@@ -15,10 +15,11 @@ from benchmarks.quality.pictures import draw
 from benchmarks.quality.published import SETS
 from benchmarks.quality.results import Result, Results
 from benchmarks.quality.rows import ROWS, Case, Row
+from benchmarks.quality.unseen import UNSEEN_ROWS
 from model.data import load
 from model.probe import probe
 
-_BY_KEY = {row.key: row for row in ROWS}
+_BY_KEY = {row.key: row for row in [*ROWS, *UNSEEN_ROWS]}
 
 
 def run(row: Row, case: Case) -> Result:
@@ -115,13 +116,13 @@ def main(
     if not page:
         if data is None:
             raise click.UsageError("--data is needed, or --page")
-        chosen = [_BY_KEY[key] for key in rows] if rows else ROWS
+        chosen = [_BY_KEY[key] for key in rows or _BY_KEY]
         for seed, name, row in product(seeds, sets or SETS, chosen):
-            case = _case(data / f"{name}.npz", seed, models)
+            if not row.chance and seed:
+                continue
+            case = row.prepare(_case(data / f"{name}.npz", seed, models))
             done = {(r.dataset, r.row, r.seed): r.recipe for r in results.read()}
-            if (not row.chance and seed) or done.get((name, row.key, seed)) == row.fingerprint(
-                case
-            ):
+            if done.get((name, row.key, seed)) == row.fingerprint(case):
                 continue
             result = run(row, case)
             results.append(result)

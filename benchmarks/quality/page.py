@@ -6,7 +6,8 @@ import numpy as np
 
 from benchmarks.quality.published import SETS, SHORT, TS2VEC
 from benchmarks.quality.results import Result, accuracies
-from benchmarks.quality.rows import ROWS
+from benchmarks.quality.rows import ROWS, Row
+from benchmarks.quality.unseen import UNSEEN_ROWS
 
 
 def write_page(page: Path, results: list[Result]) -> None:
@@ -22,6 +23,8 @@ def write_page(page: Path, results: list[Result]) -> None:
         "linear": table(results, "linear"),
         "neighbour": table(results, "neighbour"),
         "goals": goals(results),
+        "unseen svm": table(results, "svm", UNSEEN_ROWS),
+        "unseen neighbour": table(results, "neighbour", UNSEEN_ROWS),
     }.items():
         start, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
         before, found, rest = text.partition(start)
@@ -32,11 +35,11 @@ def write_page(page: Path, results: list[Result]) -> None:
     page.write_text(text)
 
 
-def table(results: list[Result], probe: str) -> str:
+def table(results: list[Result], probe: str, rows: list[Row] = ROWS) -> str:
     """Accuracies in percent, mean and deviation over seeds, as Markdown."""
     head = ["", "labels", "bits", *(SHORT.get(name, name) for name in SETS), "mean", "seeds"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row in ROWS:
+    for row in rows:
         found = accuracies(results, row.key, probe)
         if not found:
             continue
@@ -49,7 +52,7 @@ def table(results: list[Result], probe: str) -> str:
             seeds = "-"
         saw = "yes" if row.labels else "no"
         lines.append("| " + " | ".join([row.title, saw, row.bits, *cells, whole, seeds]) + " |")
-    if probe == "svm":
+    if probe == "svm" and rows is ROWS:
         cells = [f"{100 * TS2VEC[name]:.1f}" for name in SETS]
         average = f"{100 * np.mean(list(TS2VEC.values())):.2f}"
         lines.append(

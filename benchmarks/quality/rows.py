@@ -55,6 +55,7 @@ class Row:
         labels: whether what makes the features saw the training labels.
         bits: stored bits a weight, where there are weights.
         recipe: what is trained, where something is.
+        prepare: makes of a set's case the one that the row is judged by.
     """
 
     key: str
@@ -65,6 +66,7 @@ class Row:
     labels: bool = False
     bits: str = ""
     recipe: Callable[[Case], Recipe] | None = None
+    prepare: Callable[[Case], Case] = lambda case: case
 
     def fingerprint(self, case: Case) -> str:
         """A short hash of the recipe and the data; another one makes a result worthless."""
@@ -118,7 +120,7 @@ def _packed(case: Case, model: BitNet, key: str, training: dict[str, Any]) -> Fe
     return first, second
 
 
-def _encoder(
+def encoder(
     key: str,
     title: str,
     quantize: Quantize,
@@ -126,6 +128,7 @@ def _encoder(
     use_labels: bool = True,
     model: dict[str, Any] | None = None,
 ) -> Row:
+    """A row of embeddings by a trained encoder, quantised ones as they are served."""
     recipe = _recipe(quantize, use_labels, model)
 
     def features(case: Case) -> Features:
@@ -215,9 +218,9 @@ _SEED = {"sub_norm": False, "positions": "none", "pooling": "last", "differences
 ROWS = [
     Row("last", "raw last timestep", _last, chance=False),
     Row("summary", "summary statistics", _summary, chance=False),
-    _encoder("float", "float twin", "none"),
-    _encoder("ternary", "**ternary**", "ternary"),
-    _encoder("binary", "**binary**", "binary"),
+    encoder("float", "float twin", "none"),
+    encoder("ternary", "**ternary**", "ternary"),
+    encoder("binary", "**binary**", "binary"),
     Row(
         "after",
         "float twin, ternarised after training",
@@ -227,9 +230,9 @@ ROWS = [
         recipe=_recipe("none"),
     ),
     Row("random", "random ternary weights", _random, bits="1.6", recipe=_recipe("ternary")),
-    _encoder("float-alone", "float, self-supervised", "none", use_labels=False),
-    _encoder("ternary-alone", "**ternary, self-supervised**", "ternary", use_labels=False),
-    _encoder("b158", "ternary, block of b1.58", "ternary", model=_B158),
-    _encoder("seed", "ternary, the seed's block", "ternary", model=_SEED),
+    encoder("float-alone", "float, self-supervised", "none", use_labels=False),
+    encoder("ternary-alone", "**ternary, self-supervised**", "ternary", use_labels=False),
+    encoder("b158", "ternary, block of b1.58", "ternary", model=_B158),
+    encoder("seed", "ternary, the seed's block", "ternary", model=_SEED),
     Row("minirocket", "MiniRocket, its ridge classifier", accuracy=_minirocket, labels=True),
 ]

@@ -88,6 +88,34 @@ def test_a_model_trained_on_other_data_is_not_taken(tmp_path, quick):
     assert len(list(models.glob("*/checkpoint.json"))) == 2
 
 
+def test_unseen_classes_are_judged_and_not_trained_on(tmp_path, quick):
+    shutil.copy(PAGE, tmp_path / "quality.md")
+    models = tmp_path / "models"
+    arguments = ["--data", DATA, "--out", tmp_path / "quality", "--models", models]
+    arguments += ["--sets", "JapaneseVowels", "--rows", "unseen-ternary,unseen-known"]
+    done = CliRunner().invoke(main, [*map(str, arguments), "--seeds", "0,1"])
+    assert done.exit_code == 0, done.output
+    scored = [json.loads(line) for line in done.output.splitlines()]
+    assert [(r["row"], r["seed"]) for r in scored] == [
+        (f"unseen-{row}", seed) for seed in (0, 1) for row in ("ternary", "known")
+    ]
+    # Each of nine speakers has 30 utterances to train on.
+    unseen = read(models / "unseen/JapaneseVowels-ternary-0.safetensors").training["dataset"]
+    known = read(models / "JapaneseVowels-known-0.safetensors").training["dataset"]
+    assert (unseen["classes"], unseen["sequences"]) == (5, 150)
+    assert (known["classes"], known["sequences"]) == (9, 270)
+    trained_on = [
+        load(models / "unseen" / f"JapaneseVowels-{seed}.npz", "train") for seed in (0, 1)
+    ]
+    assert trained_on[0].sha256 != trained_on[1].sha256
+    whole = load(DATA / "JapaneseVowels.npz", "train")
+    rows = np.random.default_rng(0).permutation(9)[:4]
+    expected = whole.select(np.flatnonzero(~np.isin(whole.labels, rows)))
+    np.testing.assert_array_equal(trained_on[0].sequences.values, expected.sequences.values)
+    # Each case's probes saw four classes: chance is a quarter.
+    assert min(r["svm"] for r in scored) > 0.5
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
