@@ -194,4 +194,4 @@ def _arrays(model: PackedModel) -> dict[str, npt.NDArray[Any]]:
         arrays[f"{name}.scale"] = layer.scale
         if layer.bias is not None:
             arrays[f"{name}.bias"] = layer.bias
-    return arrays
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}

@@ -60,10 +60,13 @@ Settings read_settings(const nb::dict& given) {
   return s;
 }
 
+// The arrays point into those given: a copy, made of one that is not contiguous, would be gone.
 Arrays read_arrays(const nb::dict& given) {
   Arrays arrays;
   for (auto [name, value] : given) {
-    auto array = nb::cast<nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>>(value);
+    nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu> array;
+    if (!nb::try_cast(value, array, false))
+      throw std::invalid_argument("a tensor is no contiguous array");
     const bool bytes = array.dtype() == nb::dtype<uint8_t>();
     if (!bytes && array.dtype() != nb::dtype<float>())
       throw std::invalid_argument("a tensor is neither uint8 nor float32");

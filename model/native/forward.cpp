@@ -151,6 +151,8 @@ class Pass {
   }
 
   void project(const Block& block, Range rows, bool with_queries) const {
+    // Others may still read the keys and values of the rows before.
+    if (rows.begin) meet_by_columns();
     const Input in = prepare(x(rows.begin), rows.size(), block.attention_norm);
     if (with_queries)
       linear(block.query, in, shared_.query.data() + rows.begin * query_, query_, Epilogue::store);

@@ -239,3 +239,13 @@ def test_a_float_twin_cannot_be_packed(tmp_path):
     with pytest.raises(ExportError, match="no ternary or binary weights"):
         random_packed(tmp_path / "m", quantize="none")
     assert not (tmp_path / "m").exists()
+
+
+def test_arrays_in_another_order_are_the_same_model(tmp_path):
+    _, packed = random_packed(tmp_path / "m")
+    batch = random_batch([3, 9], packed.config.embed_dim)
+    expected = Engine(packed).embed(batch.values, batch.lengths)
+    tensors = {name: np.asfortranarray(tensor) for name, tensor in packed.tensors.items()}
+    assert any(not tensor.flags.c_contiguous for tensor in tensors.values())
+    got = Engine(replace(packed, tensors=tensors)).embed(batch.values, batch.lengths)
+    np.testing.assert_array_equal(got, expected)
