@@ -89,8 +89,7 @@ class Learner(nn.Module):
         inputs, lengths = self.encoder.read(values, lengths)
         features = inputs[:, : self.encoder.config.embed_dim]
         if objective.mask:
-            # Standardised, a mean is 0.
-            inputs = inputs * (torch.rand(len(inputs), 1) >= objective.mask)
+            inputs = self._hide(inputs, lengths)
         encoded = self.encoder.encode(inputs, lengths)
         total = encoded.new_zeros(())
         if objective.next_timestep:
@@ -112,6 +111,19 @@ class Learner(nn.Module):
             decoded = self.heads["decoder"](embeddings)
             total = total + objective.reconstruction * F.mse_loss(decoded, target)
         return total
+
+    def _hide(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """Some timesteps' features, and the differences that tell of them, as their means."""
+        hidden = torch.rand(len(inputs)) < self.objective.mask
+        starts = torch.zeros_like(hidden)
+        starts[lengths.cumsum(0) - lengths] = True
+        parts = []
+        for part in inputs.split(self.encoder.config.embed_dim, dim=1):
+            # Standardised, a mean is 0.
+            parts.append(part.masked_fill(hidden[:, None], 0.0))
+            # A difference is of a timestep and the one before it.
+            hidden = hidden | (hidden.roll(1) & ~starts)
+        return torch.cat(parts, dim=1)
 
     def _next(self, encoded: Tensor, features: Tensor, lengths: Tensor) -> Tensor:
         has_next = torch.ones(len(features), dtype=torch.bool)

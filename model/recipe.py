@@ -39,8 +39,9 @@ class Objective(_Table):
     """Mean squared error of the standardised sequence at 16 evenly spaced points in time,
     predicted linearly from the embedding; needs no labels."""
     mask: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of the timesteps hidden from the encoder, others in every step: their features and
-    differences are set to their means. What the losses ask for stays whole."""
+    """Share of the timesteps hidden from the encoder, others in every step: their features, and
+    the differences over time that tell of them, are set to their means. What the losses ask for
+    stays whole."""
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model.config import ModelConfig
-from model.learner import nt_xent, resample
+from model.learner import Learner, nt_xent, resample
 from model.probe import linear_probe
 from model.recipe import (
     Augmentation,
@@ -183,6 +183,32 @@ def test_the_rule_leaves_out_losses_that_could_teach_nothing(tmp_path, lengths):
     assert (made.objective.contrast > 0) == (len(lengths) > 1)
     schedule = made.schedule.model_copy(update={"steps": 2})
     train(made.model_copy(update={"schedule": schedule}))
+
+
+def test_nothing_tells_of_hidden_timesteps():
+    torch.manual_seed(0)
+    config = ModelConfig(embed_dim=2, hidden_size=16, num_layers=1, differences=2)
+    objective = Objective(classification=0.0, next_timestep=0.0, reconstruction=1.0, mask=0.3)
+    learner = Learner(config, 0, objective)
+    batch = random_batch([1, 2, 9, 40], 2)
+    given = torch.from_numpy(batch.values), torch.from_numpy(batch.lengths)
+    whole, _ = learner.encoder.read(*given)
+    shown = []
+    encode = learner.encoder.encode
+    learner.encoder.encode = lambda inputs, lengths: shown.append(inputs) or encode(inputs, lengths)
+    learner.loss(*given, None)
+    hidden = (shown[0][:, :2] == 0).all(dim=1).numpy()
+    assert 0.1 < hidden.mean() < 0.5
+    for order in range(3):
+        # The difference of an order is of so many timesteps before it too.
+        gone = [
+            sequence[max(0, at - order) : at + 1].any()
+            for sequence in np.split(hidden, batch.offsets[1:-1])
+            for at in range(len(sequence))
+        ]
+        columns = slice(2 * order, 2 * order + 2)
+        expected = np.where(np.array(gone)[:, None], 0, whole[:, columns].numpy())
+        np.testing.assert_array_equal(shown[0][:, columns].numpy(), expected)
 
 
 def test_a_recipe_written_is_the_recipe_read(tmp_path):
