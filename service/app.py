@@ -16,6 +16,7 @@ from model.errors import UserError
 from service import openapi
 from service.answers import error_answer
 from service.bugs import CatchBugs
+from service.credentials import CredentialsError
 from service.direct import DirectPosts, Injected, add_direct_post
 from service.docs import add_docs
 from service.embedding import EmbeddingService
@@ -155,6 +156,8 @@ def _add_administration(
             raise UnauthorizedError("this needs the admin key: Authorization: Bearer <key>")
         try:
             return await service.reload()
+        except CredentialsError as error:
+            raise ReloadError(str(error)) from error
         except (OSError, UserError) as error:
             raise ReloadError(f"the old model goes on: {error}") from error
         finally:

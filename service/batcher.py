@@ -15,6 +15,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from model.sequences import FloatArray, Sequences
@@ -175,11 +176,10 @@ class Batcher:
             Whether everything was finished in time; what was not is answered UnavailableError.
         """
         self._draining = True
-        finished = True
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
-        except TimeoutError:
-            finished = False
+        finished = self._idle.is_set()
+        if not finished:
             self._fail_all()
         # A call whose callers have all left may still be running: the loop does not wait for it.
         self._thread.stop()

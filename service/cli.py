@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from model.errors import UserError
-from service import hangups
+from service import early_signals
 from service.arguments import Seconds, model_option
 from service.errors import ServiceError
 
@@ -62,7 +62,7 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(1), help="Processes on the port; 1 if not given.")
 def serve(model: Path, **given: Any) -> None:
     """Serves a packed model over HTTP; TRITSERVE_ variables set the rest."""
-    hangups.remember()
+    early_signals.handle()
     from service.served import load_engine  # noqa: PLC0415
     from service.server import check, run  # noqa: PLC0415
     from service.settings import read_settings  # noqa: PLC0415

@@ -6,8 +6,10 @@ sends a byte now and then would hold a connection for ever. This is its HTTP pro
 - A request's line and headers (and trailers) are complete within `header_seconds` of their first
   byte, and are at most `max_header_bytes`. A connection that never asks is closed as soon.
 - So is one that goes on sending a body whose request has been answered already.
-- A client that takes nothing of its answer for `send_seconds` is cut off, and with it the memory
-  that the answer holds.
+- A client that takes nothing of its answers for `send_seconds`, at most twice as long, is cut off,
+  and with it the memory that they hold.
+- At most 64 requests wait behind the one that is being answered: the next are not read, and the
+  connection is closed after the last answer. Trailers are counted, but never taken for headers.
 - At most `max_connections` are open. A few more are let in for probes, so that a full service is
   not taken for a dead one: each gets one answer, a refusal to whatever does not ask for health.
   The next one is told so at once and closed.
@@ -19,7 +21,6 @@ waits for one.
 import asyncio
 from typing import Any, ClassVar, NoReturn
 
-import httptools
 import orjson
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -33,42 +34,17 @@ from service.errors import (
 )
 from service.metrics import Metrics
 from service.paths import is_health
+from service.request_parser import RequestParser
 from service.security import SECURITY_HEADERS
 from service.settings import Settings
 
 SPARE_CONNECTIONS = 8
+MAX_PIPELINED = 64
 
 
 def guarded(settings: Settings, metrics: Metrics) -> type[HttpToolsProtocol]:
     """The protocol with the limits of `settings`; uvicorn makes one for each connection."""
     return type("Guarded", (_Guarded,), {"limits": settings, "metrics": metrics})
-
-
-class _Parser(httptools.HttpRequestParser):
-    """Reads a request that offers an upgrade, as to HTTP/2, once more without the offer.
-
-    A server may ignore it (RFC 9110, 7.8), but the parser ends such a request after its headers.
-    """
-
-    def __init__(self, protocol: "_Guarded") -> None:
-        super().__init__(protocol)
-        self._protocol = protocol
-
-    def feed_data(self, data: Any) -> None:
-        rest = memoryview(data)
-        parser = self
-        while True:
-            try:
-                httptools.HttpRequestParser.feed_data(parser, rest)
-                return
-            except httptools.HttpParserUpgrade as upgrade:
-                head = self._protocol.take_offer()
-                if head is None:
-                    raise
-                # Where the connection is not kept, this one reads nothing more.
-                parser = self._protocol.new_parser()
-                httptools.HttpRequestParser.feed_data(parser, head)
-                rest = rest[upgrade.args[0] :]
 
 
 class _Flow(FlowControl):
@@ -108,6 +84,10 @@ class _Guarded(HttpToolsProtocol):
         self._offer: bytes | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
+        # How often more became unsent, or almost all was sent.
+        self._turns = 0
+        # More was pipelined than may wait; the rest is not read.
+        self._deaf = False
         self._in_head = False
         self._head_bytes = 0
         # The parser keeps an unfinished header to itself: bytes that led to no event are counted.
@@ -137,7 +117,7 @@ class _Guarded(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._deaf:
             return
         self._heard = False
         super().data_received(data)
@@ -156,6 +136,8 @@ class _Guarded(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) == MAX_PIPELINED:
+            self._stop_parsing("pipelined", UnavailableError("too many requests wait"))
         self._heard = self._in_head = self._in_message = True
         self._head_bytes = 0
         super().on_message_begin()
@@ -166,11 +148,13 @@ class _Guarded(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count_head(len(name) + len(value) + len(b": \r\n"))
-        super().on_header(name, value)
+        # What a trailer says must not be taken for what the head said.
+        if self._in_head:
+            super().on_header(name, value)
 
-    def new_parser(self) -> _Parser:
+    def new_parser(self) -> RequestParser:
         """Takes another parser, which begins with the line of a request."""
-        parser = _Parser(self)
+        parser = RequestParser(self)
         # As uvicorn sets its own.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.parser = parser
@@ -200,7 +184,8 @@ class _Guarded(HttpToolsProtocol):
         if self._spare and self.cycle is None and not is_health(self.url.decode("latin-1")):
             self._stop_parsing(*self._no_more())
         super().on_headers_complete()
-        if self._spare:
+        # After CONNECT, whatever it is answered, the parser reads nothing more.
+        if self._spare or self.parser.get_method() == b"CONNECT":
             self.cycle.keep_alive = False
 
     def _head_without_upgrade(self) -> bytes:
@@ -222,17 +207,27 @@ class _Guarded(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Called when the parser gave up, or was stopped."""
         malformed = "malformed", UnparseableError("the request is not HTTP/1.1")
-        self._refuse(*(self._refusal or malformed))
+        reason, error = self._refusal or malformed
+        if len(self.pipeline) < MAX_PIPELINED:
+            self._refuse(reason, error)
+            return
+        self.metrics.refused_connections.labels(reason).inc()
+        self._deaf = True
+        last, _ = self.pipeline[0]
+        last.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        self._turns += 1
+        self._watch_reader()
+        super().on_response_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._await_reader()
+        self._watch_reader()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._send_timer:
-            self._send_timer.cancel()
-            self._send_timer = None
+        self._turns += 1
 
     def _count_head(self, size: int) -> None:
         self._heard = True
@@ -256,15 +251,20 @@ class _Guarded(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _await_reader(self) -> None:
-        unsent = self.transport.get_write_buffer_size()
-        self._send_timer = self.loop.call_later(
-            self.limits.send_seconds, self._check_reader, unsent
-        )
+    def _watch_reader(self) -> None:
+        if self._send_timer is None:
+            unsent = self.transport.get_write_buffer_size()
+            self._send_timer = self.loop.call_later(
+                self.limits.send_seconds, self._check_reader, unsent, self._turns
+            )
 
-    def _check_reader(self, unsent: int) -> None:
-        if self.transport.get_write_buffer_size() < unsent:
-            self._await_reader()
+    def _check_reader(self, unsent_then: int, turns_then: int) -> None:
+        self._send_timer = None
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent:
+            return
+        if unsent < unsent_then or self._turns > turns_then:
+            self._watch_reader()
             return
         self.metrics.refused_connections.labels("slow_reader").inc()
         self.transport.abort()
@@ -292,4 +292,5 @@ class _Guarded(HttpToolsProtocol):
             }
             lines = [f"{name}: {value}\r\n".encode() for name, value in headers.items()]
             self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body]))
+            self._watch_reader()
         self.transport.close()

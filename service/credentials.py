@@ -3,10 +3,40 @@
 import logging
 import ssl
 
-from service.settings import Settings, SettingsError
+from model.errors import UserError
+from service.settings import BAD_KEY, KEY, Settings, SettingsError
 from service.tls import tls_context
 
 log = logging.getLogger("tritserve")
+
+
+class CredentialsError(UserError):
+    """Keys or a certificate that a reload could not use."""
+
+
+def read_api_keys(settings: Settings) -> tuple[str, ...]:
+    """All API keys.
+
+    Raises:
+        SettingsError: a key is empty, or the file cannot be read or has none.
+    """
+    keys: list[str] = []
+    if settings.api_keys is not None:
+        keys = [key.strip() for key in settings.api_keys.get_secret_value().split(",")]
+        if not all(keys):
+            raise SettingsError("TRITSERVE_API_KEYS holds an empty key")
+    if settings.api_keys_file is not None:
+        try:
+            lines = [line.strip() for line in settings.api_keys_file.read_text().splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"TRITSERVE_API_KEYS_FILE cannot be read: {error}") from error
+        found = [line for line in lines if line and not line.startswith("#")]
+        if not found:
+            raise SettingsError(f"{settings.api_keys_file} holds no API key")
+        keys += found
+    if not all(KEY.fullmatch(key) for key in keys):
+        raise SettingsError(f"an API key {BAD_KEY}")
+    return tuple(keys)
 
 
 class Credentials:
@@ -29,16 +59,23 @@ class Credentials:
         self._read_keys()
         self._read_certificate()
 
-    def renew(self) -> None:
-        """Reads the files again; where they cannot be used, the old go on, and the log says why."""
+    def renew(self) -> str | None:
+        """Reads the files again; where they cannot be used, the old go on, and the log says why.
+
+        Returns:
+            What the log says, None where all is well.
+        """
+        wrong = []
         for read in (self._read_keys, self._read_certificate):
             try:
                 read()
             except (SettingsError, OSError) as error:
-                log.error("what was read before goes on: %s", error)
+                wrong.append(f"what was read before goes on: {error}")
+                log.error(wrong[-1])
+        return "; ".join(wrong) or None
 
     def _read_keys(self) -> None:
-        self.keys = self._settings.read_api_keys()
+        self.keys = read_api_keys(self._settings)
 
     def _read_certificate(self) -> None:
         # A new context: a file that is wrong would spoil the one that serves.

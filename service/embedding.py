@@ -19,7 +19,7 @@ from model.sequences import Sequences
 from service.accepted import Accepted, AcceptedRequests, HeldAnswer
 from service.body import BodyBudget, read_body, while_connected
 from service.compression import decompress
-from service.credentials import Credentials
+from service.credentials import Credentials, CredentialsError
 from service.errors import InvalidError, UnavailableError
 from service.forms import Form
 from service.incoming import Incoming
@@ -96,9 +96,11 @@ class EmbeddingService:
         self.refresh_metrics()
         await asyncio.sleep(self.settings.drain_delay_seconds)
         self._refusing = True
-        retired = asyncio.gather(*self._retiring.values())
-        last = self.served.retire(self.settings.drain_seconds)
-        self.finished = all([await last, *await retired])
+        models = [self.served, *self._retiring]
+        for retirement in self._retiring.values():
+            retirement.cancel()
+        seconds = self.settings.drain_seconds
+        self.finished = all(await asyncio.gather(*(model.retire(seconds) for model in models)))
         if not self.finished:
             self._requests.give_up()
         if self._refreshing:
@@ -135,24 +137,30 @@ class EmbeddingService:
         Raises:
             OSError: the file cannot be read; the old model goes on.
             PackedFileError: it is not valid; the old model goes on.
-            EngineError: its threads cannot be started beside the old ones, which go on.
+            EngineError: it does not fit beside the old one, which goes on.
+            CredentialsError: the new model is served, but keys or certificate stay the old ones.
         """
         async with self._reloading:
-            await asyncio.to_thread(self.credentials.renew)
+            wrong = await asyncio.to_thread(self.credentials.renew)
             engine = await asyncio.to_thread(load_engine, self.settings)
             fresh = ServedModel(self.settings, engine, self.metrics)
             old, self.served = self.served, fresh
             self.metrics.show_model(self._labels())
             fresh.announce(self.address)
-            retirement = asyncio.create_task(old.retire(self.settings.drain_seconds))
+            retirement = asyncio.create_task(old.retire())
             self._retiring[old] = retirement
             retirement.add_done_callback(lambda _: self._retiring.pop(old))
+            if wrong:
+                raise CredentialsError(f"the new model is served, but {wrong}")
             return fresh.about
 
     async def reload_or_log(self) -> None:
         """Reloads; where that fails, the log says why."""
         try:
             await self.reload()
+        except CredentialsError:
+            # Logged where they were read.
+            pass
         except (OSError, UserError) as error:
             log.error("the old model goes on, the new one cannot be loaded: %s", error)
 

@@ -9,9 +9,10 @@ tell of requests, never what is in them.
 import logging.config
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import IO, Any, BinaryIO, TextIO, cast
 
 import orjson
 import structlog
@@ -38,13 +39,14 @@ def configure(settings: Settings, worker: int | None = None) -> None:
     if console:
         # Plain: structlog's default would show local variables, and with them keys and payloads.
         exceptions = structlog.dev.plain_traceback
-        render = [structlog.dev.ConsoleRenderer(exception_formatter=exceptions)]
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=exceptions)
+        render = [_printable, renderer]
         direct = render
-        factory = structlog.PrintLoggerFactory(sys.stderr)
+        factory = structlog.PrintLoggerFactory(cast("TextIO", _Unfailing(sys.stderr)))
     else:
         render = [structlog.processors.format_exc_info, _render_text]
         direct = [_render]
-        factory = structlog.BytesLoggerFactory(sys.stderr.buffer)
+        factory = structlog.BytesLoggerFactory(cast("BinaryIO", _Unfailing(sys.stderr.buffer)))
     complete: list[Processor] = [_complete]
     if worker is not None:
         complete.append(partial(_mark, worker))
@@ -58,6 +60,8 @@ def configure(settings: Settings, worker: int | None = None) -> None:
         "foreign_pre_chain": [*complete, structlog.stdlib.ExtraAdder()],
         "processors": [_drop_internals, *render],
     }
+    # A warning of a library is a line like others.
+    logging.captureWarnings(True)
     logging.config.dictConfig(
         {
             "version": 1,
@@ -69,6 +73,30 @@ def configure(settings: Settings, worker: int | None = None) -> None:
             "loggers": {name: {"level": level} for name in ("tritserve", "uvicorn")},
         }
     )
+
+
+class _Unfailing:
+    """A stream whose failure ends no request: of a full disk, or a terminal that was closed."""
+
+    def __init__(self, stream: IO[Any]) -> None:
+        self._stream = stream
+
+    def write(self, text: Any) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
+def _printable(_: Any, __: str, event: EventDict) -> EventDict:
+    """What a client sent moves no terminal's cursor."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            letters = [c if c.isprintable() else ascii(c)[1:-1] for c in value]
+            event[name] = "".join(letters)
+    return event
 
 
 def _drop_internals(_: Any, __: str, event: EventDict) -> EventDict:

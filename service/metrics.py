@@ -33,6 +33,7 @@ REFUSALS = (
     "large_headers",
     "malformed",
     "slow_reader",
+    "pipelined",
     "too_many",
     # Of TLS, that failed or took too long.
     "handshake",

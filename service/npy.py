@@ -15,6 +15,7 @@ from service.errors import InvalidError, UnparseableError
 
 MAGIC = b"\x93NUMPY"
 HEADER_BYTES = 10_000
+LARGEST = 2**63
 _REMEMBERED = 256
 # By version: numpy's reader, and how many bytes tell the header's length.
 _READERS = {
@@ -73,6 +74,9 @@ def _parse_header(text: bytes) -> Header:
     stream.seek(8)
     try:
         shape, fortran_order, dtype = read(stream, HEADER_BYTES)
+        if any(abs(size) > LARGEST for size in shape):
+            # Of the digits that a header has room for, Python makes no text.
+            raise ValueError("no array is so large")
     except Exception as error:
         # The header is Python text; on hostile bytes its parser raises almost anything.
         raise UnparseableError(f"the body is not npy: {error}") from error

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+import math
 import time
 from importlib.metadata import version
 from typing import Any
 
-from model.engine import Engine, available_processors
+from model.engine import Engine, EngineError, available_processors
 from model.sequences import SequenceError, Sequences
 from service.batcher import Batcher
 from service.jobs import Refused, Result
@@ -28,10 +29,13 @@ def load_engine(settings: Settings) -> Engine:
     Raises:
         OSError: the file cannot be read.
         PackedFileError: it is not valid.
-        EngineError: the engine cannot be had as it is set.
+        EngineError: the engine cannot be had as it is set, or does not fit into memory.
     """
     threads = settings.threads or max(1, available_processors() // settings.workers)
-    return Engine.load(settings.model, threads=threads)
+    try:
+        return Engine.load(settings.model, threads=threads)
+    except MemoryError as error:
+        raise EngineError(f"{settings.model} does not fit into memory") from error
 
 
 class ServedModel:
@@ -76,12 +80,24 @@ class ServedModel:
             on_batch=metrics.count_batch,
         )
 
-    async def retire(self, seconds: float) -> bool:
-        """Finishes the requests that use the model, and stops; says whether all were in time."""
-        until = time.monotonic() + seconds
+    async def retire(self, seconds: float | None = None) -> bool:
+        """Finishes the requests that use the model, and stops.
+
+        Args:
+            seconds: the longest to wait; if not given, for as long as the engine computes.
+
+        Returns:
+            Whether all were finished; what was not is answered UnavailableError.
+        """
+        until = math.inf if seconds is None else time.monotonic() + seconds
         while self.users and time.monotonic() < until:
+            if seconds is None and self.batcher.unavailable:
+                break
             await asyncio.sleep(POLL_SECONDS)
-        return await self.batcher.drain(max(0.0, until - time.monotonic()))
+        # Of those that are not computed yet, the batcher knows nothing.
+        early = not self.users
+        left = 0.0 if seconds is None else max(0.0, until - time.monotonic())
+        return await self.batcher.drain(left) and early
 
     async def compute(self, sequences: Sequences, deadline: float | None) -> Result:
         """Embeddings of a batch, through the queue; errors are those of an answer."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
 
-from service import hangups, logs, tracing
+from service import early_signals, logs, open_files, tracing
 from service.app import create_app
 from service.connections import guarded
 from service.credentials import Credentials
@@ -52,6 +52,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._traces = traces
+        self._asked_to_exit = False
         self._accepting: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -61,14 +62,15 @@ class _Server(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         loop.add_signal_handler(signal.SIGHUP, self._start, self._service.reload_or_log)
-        if hangups.remembered():
+        if early_signals.hangup_came():
             self._start(self._service.reload_or_log)
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._service.draining:
+        if self._asked_to_exit:
             log.warning("a second signal: ending at once")
             os._exit(1)
+        self._asked_to_exit = True
         log.info("%s: finishing what was accepted", signal.Signals(sig).name)
         self._start(self._exit_when_finished)
 
@@ -150,6 +152,7 @@ def run(
         PackedFileError: the packed file is not valid.
     """
     logs.configure(settings, worker)
+    open_files.allow(settings)
     traces = tracing.start(os.environ)
     app = create_app(settings, load_engine(settings), traces, reload_others)
     service: EmbeddingService = app.state.service

@@ -25,6 +25,7 @@ from model.pretrained import DEFAULT_MODEL
 
 PREFIX = "TRITSERVE_"
 BACKLOG = 2048
+DAY = 86_400
 KEY = re.compile("[!-~]+")
 BAD_KEY: LiteralString = "holds a space, or a letter that a header cannot carry"
 # Kubernetes sets these in every pod beside a Service named `tritserve`, and TRITSERVE_PORT to its
@@ -56,6 +57,7 @@ def _check_key(given: SecretStr) -> SecretStr:
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 Key = Annotated[SecretStr, BeforeValidator(_strip), Field(min_length=8), AfterValidator(_check_key)]
+Seconds = Annotated[float, Field(gt=0.0, le=DAY)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 
 
@@ -70,11 +72,12 @@ class Settings(BaseSettings):
 
     model: Path = DEFAULT_MODEL
     """The packed file."""
-    host: str = "127.0.0.1"
+    host: Annotated[str, BeforeValidator(_strip), Field(min_length=1)] = "127.0.0.1"
+    """What to listen on; `::` is every address, of IPv4 too."""
     port: int = Field(default=8000, ge=0, le=65_535)
     grpc_port: int | None = Field(default=None, ge=1, le=65_535)
     """Turns on the Open Inference Protocol over gRPC, on a port of its own."""
-    grpc_message_bytes: int = Field(default=4 * 2**20, ge=1024)
+    grpc_message_bytes: int = Field(default=4 * 2**20, ge=1024, lt=2**31)
     """The largest message over gRPC; many at once are held before any can be looked at."""
     workers: int = Field(default=1, ge=1, le=1024)
     """Server processes on the port."""
@@ -84,18 +87,19 @@ class Settings(BaseSettings):
     max_bodies_bytes: int = Field(default=512 * 2**20, ge=1)
     """Bodies of all requests at once, and of their answers until they are sent; more is answered
     429."""
-    body_seconds: float = Field(default=30.0, gt=0.0)
+    body_seconds: Seconds = 30.0
     """How long a body may take to arrive; then the answer is 408."""
-    header_seconds: float = Field(default=10.0, gt=0.0)
+    header_seconds: Seconds = 10.0
     """How long a request's line and headers may take to arrive, a TLS handshake, or a new
     connection stay unused."""
-    keep_alive_seconds: int = Field(default=75, ge=1)
+    keep_alive_seconds: int = Field(default=75, ge=1, le=DAY)
     """How long a connection stays open after an answer. Clients and load balancers should close
     theirs earlier: a request that crosses the closing is lost."""
-    max_header_bytes: int = Field(default=32 * 1024, ge=256)
-    send_seconds: float = Field(default=30.0, gt=0.0)
-    """After this long without taking anything of its answer, a client is cut off."""
-    max_connections: int = Field(default=1000, ge=1)
+    max_header_bytes: int = Field(default=32 * 1024, ge=256, lt=2**31)
+    send_seconds: Seconds = 30.0
+    """After this long without taking anything of its answers, at most twice as long, a client is
+    cut off."""
+    max_connections: int = Field(default=1000, ge=1, le=1_000_000)
     """Connections open at once, in each worker, but for a few more that only health is asked on;
     beside them, TLS handshakes; over gRPC, calls, but for those that ask for health."""
     max_sequences: int = Field(default=65_536, ge=1)
@@ -108,12 +112,12 @@ class Settings(BaseSettings):
     """Timesteps admitted at once, waiting or computing; more is answered 429."""
     batch_timesteps: int = Field(default=8_192, ge=1)
     """Timesteps in one call of the engine; at least one sequence always goes."""
-    drain_delay_seconds: float = Field(default=0.0, ge=0.0)
+    drain_delay_seconds: float = Field(default=0.0, ge=0.0, le=DAY)
     """How long new requests are still answered after a signal to stop, while the service says
     that it is not ready; until load balancers know."""
-    drain_seconds: float = Field(default=30.0, gt=0.0)
+    drain_seconds: Seconds = 30.0
     """How long accepted requests have to finish after a signal to stop."""
-    stuck_seconds: float = Field(default=60.0, gt=0.0)
+    stuck_seconds: Seconds = 60.0
     """After this long in one call of the engine, the service says that it is not ready."""
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
@@ -144,37 +148,16 @@ class Settings(BaseSettings):
         return f"[{self.host}]" if ":" in self.host else self.host
 
     def listen(self, port: int) -> socket.socket:
-        """A listening socket of the host's address family.
+        """A listening socket of the host's address family; of both for `::`.
 
         Raises:
             OSError: the address cannot be had.
         """
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        return socket.create_server((self.host, port), family=family, backlog=BACKLOG)
-
-    def read_api_keys(self) -> tuple[str, ...]:
-        """All API keys.
-
-        Raises:
-            SettingsError: a key is empty, or the file cannot be read or has none.
-        """
-        keys: list[str] = []
-        if self.api_keys is not None:
-            keys = [key.strip() for key in self.api_keys.get_secret_value().split(",")]
-            if not all(keys):
-                raise SettingsError("TRITSERVE_API_KEYS holds an empty key")
-        if self.api_keys_file is not None:
-            try:
-                lines = [line.strip() for line in self.api_keys_file.read_text().splitlines()]
-            except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(f"TRITSERVE_API_KEYS_FILE cannot be read: {error}") from error
-            found = [line for line in lines if line and not line.startswith("#")]
-            if not found:
-                raise SettingsError(f"{self.api_keys_file} holds no API key")
-            keys += found
-        if not all(KEY.fullmatch(key) for key in keys):
-            raise SettingsError(f"an API key {BAD_KEY}")
-        return tuple(keys)
+        both = self.host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(
+            (self.host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+        )
 
 
 class SettingsError(UserError):
@@ -200,7 +183,7 @@ def _check_names(names: Iterable[str]) -> None:
         name
         for name in names
         if name.upper().startswith(PREFIX)
-        and name.upper() not in known
+        and name not in known
         and not SERVICE_LINKS.fullmatch(name)
     )
     if any(name.endswith("_SERVICE_HOST") for name in unknown):

@@ -22,7 +22,7 @@ from types import FrameType
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
-from service import hangups, logs
+from service import early_signals, logs
 from service.metrics import SHARED_FOLDER
 from service.server import run
 from service.settings import Settings
@@ -139,13 +139,10 @@ class Supervisor:
 
 
 def _work(settings: Settings, listener: socket.socket, index: int) -> None:
-    hangups.remember()
+    early_signals.handle()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     # Ctrl-C reaches the whole process group; a worker must see it once, from the supervisor.
     os.setpgrp()
-    # Until the server takes over, nothing was accepted and nothing is lost.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     # By its place and not by its process: one that takes a place goes on counting there.
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: index)  # type: ignore[no-untyped-call]
     threading.Thread(target=_end_with_parent, daemon=True).start()

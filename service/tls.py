@@ -22,6 +22,8 @@ from service.settings import Settings, SettingsError
 
 # Before another connection is accepted, where one could not be.
 PAUSE_SECONDS = 1.0
+# For a client's part in the end of a connection.
+SHUTDOWN_SECONDS = 1.0
 
 log = logging.getLogger("tritserve")
 
@@ -103,6 +105,7 @@ class Handshakes:
                 connection,
                 ssl=self._context(),
                 ssl_handshake_timeout=self._seconds,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
             )
         # Neither a failure nor a client that leaves is told to the protocol.
         if protocol.transport is None:

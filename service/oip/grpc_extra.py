@@ -3,6 +3,7 @@
 Nothing of them is imported while `grpc_port` is not set.
 """
 
+import os
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ def check(settings: Settings) -> None:
     """Raises SettingsError if gRPC is asked for, but cannot be had."""
     if settings.grpc_port is None:
         return
+    # Its core would write lines of its own to standard error.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         import service.oip.grpc_server  # noqa: F401, PLC0415
     except ModuleNotFoundError as error:

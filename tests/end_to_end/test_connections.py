@@ -1,5 +1,6 @@
 """Hostile and slow clients against a real server process, over raw sockets, and TLS."""
 
+import asyncio
 import json
 import shutil
 import socket
@@ -12,8 +13,11 @@ from contextlib import ExitStack, suppress
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 
-from service.connections import SPARE_CONNECTIONS
+from service.connections import MAX_PIPELINED, SPARE_CONNECTIONS, guarded
+from service.metrics import Metrics
+from service.settings import Settings
 from tests.builders import npy, random_packed
 from tests.end_to_end.server import refused_start, serving, wait_for
 
@@ -267,6 +271,84 @@ def test_a_client_that_reads_slowly_gets_everything(url):
             time.sleep(0.008)
     assert time.monotonic() - start > 2 * float(LIMITS["TRITSERVE_SEND_SECONDS"])
     assert refused(url, "slow_reader") == before
+
+
+def test_a_client_that_takes_nothing_is_cut_off_however_little_is_unsent():
+    """With less unsent than stops the application, and the connection about to be closed."""
+    settings = Settings(send_seconds=0.2, keep_alive_seconds=1)
+    cut_off = []
+
+    async def application(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"much"})
+
+    class Unread(asyncio.Transport):
+        def get_write_buffer_size(self):
+            return 1000
+
+        def is_closing(self):
+            return bool(cut_off)
+
+        def write(self, data):
+            pass
+
+        def close(self):
+            """Waits until everything is sent."""
+
+        def abort(self):
+            cut_off.append(True)
+
+    async def main():
+        config = uvicorn.Config(application, timeout_keep_alive=1)
+        config.load()
+        protocol = guarded(settings, Metrics((), ()))(
+            config=config, server_state=uvicorn.server.ServerState(), app_state={}
+        )
+        protocol.connection_made(Unread())
+        protocol.data_received(GET + b"\r\n")
+        await asyncio.sleep(0.1)
+        assert not cut_off
+        await asyncio.sleep(0.4)
+        assert cut_off
+
+    asyncio.run(main())
+
+
+def test_requests_that_wait_behind_another_are_few(url):
+    before = refused(url, "pipelined")
+    with connect(url) as connection:
+        connection.sendall((GET + b"\r\n") * 1000)
+        received = b""
+        with suppress(ConnectionError):
+            while data := connection.recv(65536):
+                received += data
+    # The one that is answered, those that wait, and no more.
+    assert received.count(b"HTTP/1.1 200") == 1 + MAX_PIPELINED
+    assert received.count(b"connection: close") == 1
+    assert refused(url, "pipelined") == before + 1
+
+
+def test_trailers_are_no_headers(url):
+    body = b'{"sequences": [[[0.5]]]}'
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n" % (len(body), body)
+    trailers = b"Content-Type: text/plain\r\nContent-Encoding: gzip\r\nHost: y\r\n\r\n"
+    with connect(url) as connection:
+        connection.sendall(POST + chunked + trailers + GET + b"\r\n")
+        received = b""
+        while not received.endswith(b'{"status":"live"}'):
+            received += connection.recv(65536)
+    assert received.startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_ends_after_connect(url):
+    with connect(url) as connection:
+        connection.sendall(b"CONNECT /info HTTP/1.1\r\nHost: x\r\n\r\n" + GET + b"\r\n")
+        received = b""
+        while data := connection.recv(65536):
+            received += data
+    status, head, _ = answer(received)
+    assert status == 405
+    assert b"connection: close" in head
 
 
 def read_all(connection):

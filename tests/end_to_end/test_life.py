@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -350,6 +351,41 @@ def test_a_reload_asked_for_in_the_midst_of_starting_is_made_afterwards(tmp_path
         wait_until_served(log, 2 * workers)
         process.terminate()
         assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_signal_in_the_midst_of_starting_ends_it(tmp_path, workers):
+    log, ended = tmp_path / "log", []
+
+    def stop_early(process):
+        wait_for(lambda: "loading" in log.read_text())
+        process.terminate()
+        ended.append(process.wait(10))
+
+    arguments = "--workers", workers
+    with (
+        pytest.raises(AssertionError, match="did not become ready"),
+        serving(*arguments, log=log, program=SLOW_LOADING, started=stop_early),
+    ):
+        pass
+    assert ended == [0]
+    assert "Traceback" not in log.read_text()
+
+
+def first(code):
+    """A program that runs `code` before it serves."""
+    return "-c", f"import os\nimport resource\n{code}\nfrom service.cli import main\nmain()"
+
+
+@pytest.mark.parametrize(("most", "allowed"), [(400, 400), (3000, 2064)])
+def test_as_many_files_may_be_open_as_connections_need(tmp_path, most, allowed):
+    log = tmp_path / "log"
+    program = first(f"resource.setrlimit(resource.RLIMIT_NOFILE, (100, {most}))")
+    with serving(log=log, program=program) as (_, process):
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+    assert re.search(rf"Max open files +{allowed} ", limits)
+    told = "400 files may be open at once, 1000 connections may need 2064: " in log.read_text()
+    assert told == (allowed < 2064)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

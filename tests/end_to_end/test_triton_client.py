@@ -23,7 +23,7 @@ from service.oip import grpc_messages
 from tests.builders import DATA, random_packed
 from tests.end_to_end.server import run_command, serving
 from tests.end_to_end.test_connections import certificate
-from tests.end_to_end.test_life import SLOW, large_batch, queued, wait_for
+from tests.end_to_end.test_life import SLOW, first, large_batch, queued, wait_for
 
 MODEL = "japanese-vowels"
 HTTP, GRPC = tritonclient.http, tritonclient.grpc
@@ -50,6 +50,20 @@ def client(request, addresses):
     with request.param.InferenceServerClient(addresses[request.param]) as connected:
         connected.library = request.param
         yield connected
+
+
+def test_a_log_that_cannot_be_written_is_no_failure(tmp_path):
+    port = free_port()
+    with serving(
+        log=tmp_path / "log",
+        environment={"TRITSERVE_GRPC_PORT": str(port)},
+        program=first("os.dup2(os.open('/dev/full', os.O_WRONLY), 2)"),
+    ) as (url, process):
+        for library, address in ((HTTP, url.removeprefix("http://")), (GRPC, f"127.0.0.1:{port}")):
+            with library.InferenceServerClient(address) as client:
+                assert client.get_model_metadata(MODEL)
+        process.terminate()
+        assert process.wait(10) == 0
 
 
 @pytest.fixture(scope="module")

@@ -211,6 +211,16 @@ def test_nothing_tells_of_hidden_timesteps():
         np.testing.assert_array_equal(shown[0][:, columns].numpy(), expected)
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_the_rule_hides_no_whole_sequences(tmp_path, length):
+    path = tmp_path / "few.npz"
+    values = np.random.default_rng(0).standard_normal((4 * length, 1))
+    np.savez(path, train_values=values, train_lengths=[length] * 4, y_train=[0, 1, 0, 1])
+    made = recipe_for(path)
+    assert (made.objective.mask > 0) == (length > 1)
+    train(made.model_copy(update={"schedule": Schedule(steps=2)}))
+
+
 def test_a_recipe_written_is_the_recipe_read(tmp_path):
     made = recipe_for(VOWELS.resolve(), use_labels=False, seed=7)
     (tmp_path / "made.toml").write_text(to_toml(made))

@@ -2,7 +2,9 @@ import asyncio
 import io
 import json
 import logging
+import re
 import sys
+import warnings
 
 import pytest
 import structlog
@@ -30,6 +32,7 @@ def configured(monkeypatch):
 
     configure.text = lambda: stream.buffer.getvalue().decode()
     yield configure
+    logging.captureWarnings(False)
     structlog.reset_defaults()
     for logger, level, handlers in before:
         logger.setLevel(level)
@@ -185,6 +188,24 @@ def test_text_for_a_terminal_shows_no_local_variables(configured):
     assert "it broke" in text
     assert "ZeroDivisionError" in text
     assert "payload" not in text.replace('secret_local = "payload"', "")
+
+
+def test_what_a_client_sends_moves_no_cursor(engine, configured):
+    configured(log_format="console")
+    ask(engine, lambda client: client.get("/x%1b[2J%1b]0;owned%07%c2%9b2J%0d%0a-%c3%a9"))
+    (line,) = [line for line in configured.text().splitlines() if "owned" in line]
+    assert not re.search("\x1b\\[2J|\x1b\\]0|\x07|\x9b", line)
+    assert "é" in line
+
+
+def test_a_librarys_warning_is_a_line_like_others(configured):
+    lines = configured()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logs.configure(Settings(log_format="json"))
+        warnings.warn("odd", UserWarning, stacklevel=1)
+    (line,) = [line for line in lines() if line["level"] == "warning"]
+    assert "UserWarning: odd" in line["event"]
 
 
 def test_loggers_of_others_take_the_same_form(configured):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from service.credentials import read_api_keys
 from service.embedding import EmbeddingService
 from service.settings import Settings, SettingsError
 from tests.builders import npy
@@ -88,7 +89,7 @@ def test_keys_that_make_no_sense_are_an_error_at_the_start(tmp_path):
         ({"api_keys": "clé"}, "a letter"),
     ]:
         with pytest.raises(SettingsError, match=message):
-            Settings(**settings).read_api_keys()
+            read_api_keys(Settings(**settings))
     assert "secret" not in repr(Settings(api_keys="my-secret-key"))
 
 

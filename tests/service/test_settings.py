@@ -1,8 +1,11 @@
 """What an operator sets, and what is found in the environment beside it."""
 
+import asyncio
+import socket
+
 import pytest
 
-from model.engine import EngineError
+from model.engine import Engine, EngineError
 from service.settings import SettingsError, read_settings
 from tests.service.live import ask
 
@@ -38,6 +41,40 @@ def test_unknown_variables_are_an_error(environment):
     environment({"TRITSERVE_PROT": "7"})
     with pytest.raises(SettingsError, match=r"TRITSERVE_PROT: no such setting; there are .*PORT"):
         read_settings()
+
+
+@pytest.mark.parametrize("name", ["tritserve_port", "Tritserve_Port", "tritserve_isa"])
+def test_names_in_other_letters_are_no_settings(environment, name):
+    environment({name: "7"})
+    with pytest.raises(SettingsError, match=f"{name}: no such setting"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HOST", ""),
+        ("HOST", "  "),
+        ("SEND_SECONDS", "inf"),
+        ("DRAIN_SECONDS", "1e9"),
+        ("STUCK_SECONDS", "nan"),
+        ("DRAIN_DELAY_SECONDS", "inf"),
+        ("GRPC_MESSAGE_BYTES", "4294967296"),
+        ("MAX_HEADER_BYTES", "4294967296"),
+        ("MAX_CONNECTIONS", "4294967296"),
+    ],
+)
+def test_what_is_out_of_range_is_an_error(environment, name, value):
+    environment({f"TRITSERVE_{name}": value})
+    with pytest.raises(SettingsError, match=f"settings: {name.lower()}: "):
+        read_settings()
+
+
+def test_two_colons_are_every_address(environment):
+    environment({"TRITSERVE_HOST": "::"})
+    with read_settings().listen(0) as listening:
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, listening.getsockname()[1]), timeout=5).close()
 
 
 def test_what_kubernetes_tells_of_a_service_is_no_setting(environment):
@@ -98,6 +135,62 @@ def test_other_workers_reload_too_where_the_model_cannot_be_had(engine, monkeypa
     ask(engine, talk, admin_key="administrator", reload_others=lambda: told.append(1))
     # They read keys and the certificate again.
     assert told == [1]
+
+
+def test_a_model_that_does_not_fit_into_memory_leaves_the_old_one(engine, monkeypatch):
+    def load(*_, **__):
+        raise MemoryError
+
+    async def talk(client):
+        headers = {"Authorization": "Bearer administrator"}
+        answer = await client.post("/admin/reload", headers=headers)
+        assert answer.status_code == 409
+        assert "does not fit into memory" in answer.json()["error"]["message"]
+        assert (await client.get("/health/ready")).status_code == 200
+
+    monkeypatch.setattr(Engine, "load", load)
+    ask(engine, talk, admin_key="administrator")
+
+
+def test_keys_that_cannot_be_read_again_are_told_of(engine, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("first-secret")
+
+    async def talk(client):
+        keys.write_text("two words")
+        headers = {"Authorization": "Bearer administrator"}
+        answer = await client.post("/admin/reload", headers=headers)
+        assert answer.status_code == 409
+        assert answer.json()["error"]["message"].startswith(
+            "the new model is served, but what was read before goes on: an API key holds a space"
+        )
+        with_key = {"Authorization": "Bearer first-secret"}
+        assert (await client.get("/info", headers=with_key)).status_code == 200
+
+    ask(engine, talk, admin_key="administrator", api_keys_file=keys)
+
+
+def test_what_was_accepted_before_a_reload_has_all_the_time_it_needs(engine):
+    body = b'{"sequences": [[[%s]]]}' % b",".join([b"0.5"] * engine.model.config.embed_dim)
+
+    async def talk(client):
+        reloaded = asyncio.Event()
+
+        async def pieces():
+            yield body[:9]
+            await reloaded.wait()
+            await asyncio.sleep(0.3)
+            yield body[9:]
+
+        headers = {"Content-Type": "application/json"}
+        pending = asyncio.create_task(client.post("/embed", content=pieces(), headers=headers))
+        await asyncio.sleep(0.1)
+        reload = {"Authorization": "Bearer administrator"}
+        assert (await client.post("/admin/reload", headers=reload)).status_code == 200
+        reloaded.set()
+        assert (await pending).json()["model"]["name"] == engine.model.name
+
+    ask(engine, talk, admin_key="administrator", drain_seconds=0.1)
 
 
 @pytest.mark.parametrize("key", ["clé-secrète", "two  words", "secret\tkey", "secret\x7fkey"])

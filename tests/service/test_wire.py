@@ -164,6 +164,11 @@ def lying_header(shape, descr="<f4"):
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
 
 
+def huge_header(shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape})}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [
@@ -173,6 +178,10 @@ def lying_header(shape, descr="<f4"):
         (npy(VALUES[None]) + b"0", UnparseableError, "has 48 bytes; 49 follow"),
         (lying_header((2**40, 2**40, 3)), UnparseableError, "; 0 follow"),
         (lying_header((-1, -4, 3)) + bytes(48), ServiceError, ""),
+        # Python makes no text of over 4300 digits.
+        (huge_header("1, 0x" + "f" * 8000 + ", 3"), UnparseableError, "no array is so large"),
+        (huge_header(", ".join(["9" * 3000] * 3)), UnparseableError, "no array is so large"),
+        (huge_header("1, 1, 1, -0x" + "f" * 8000), UnparseableError, "no array is so large"),
         (npy(np.array([{}]), allow_pickle=True), InvalidError, "object; it must be float16"),
         (lying_header((1, 1, 3), "<M8[s]") + bytes(24), InvalidError, "must be float16"),
         (lying_header((1, 1, 3), [("a", "<f4")]) + bytes(12), InvalidError, "must be float16"),
