@@ -118,7 +118,7 @@ class Learner(nn.Module):
         starts = torch.zeros_like(hidden)
         starts[lengths.cumsum(0) - lengths] = True
         parts = []
-        for part in inputs.split(self.encoder.config.embed_dim, dim=1):
+        for part in inputs.chunk(1 + self.encoder.config.differences, dim=1):
             # Standardised, a mean is 0.
             parts.append(part.masked_fill(hidden[:, None], 0.0))
             # A difference is of a timestep and the one before it.

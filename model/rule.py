@@ -87,7 +87,9 @@ def recipe_for(
     )
 
 
-_LABELLED = Objective(classification=1.0, label_smoothing=0.1, next_timestep=0.0)
+_LABELLED = Objective(
+    classification=1.0, label_smoothing=0.1, next_timestep=0.0, reconstruction=0.3, mask=0.15
+)
 _UNLABELLED = Objective(
     classification=0.0, next_timestep=3.0, contrast=1.0, temperature=0.2, reconstruction=3.0
 )
