@@ -35,7 +35,8 @@ def ternarize(weight: Tensor) -> tuple[Tensor, Tensor]:
 def binarize(weight: Tensor, center: bool = False) -> tuple[Tensor, Tensor]:
     """Signs `[out, in]` of -1, +1 and their scale (a scalar): absmean of the uncentred W."""
     shift = weight.mean() if center else 0.0
-    return torch.where(weight >= shift, 1.0, -1.0), weight.abs().mean().clamp(min=EPS)
+    signs = (weight >= shift).to(weight.dtype).mul_(2).sub_(1)
+    return signs, weight.abs().mean().clamp(min=EPS)
 
 
 def ternarize_as_edifice(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +69,7 @@ class _BitMatmul(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, s_x, trits, s_w = ctx.saved_tensors
         grad_x = (grad * s_w) @ trits
-        grad_weight = grad.flatten(0, -2).T @ (q * s_x).flatten(0, -2)
+        grad_weight = grad.reshape(-1, len(trits)).T @ (q * s_x).reshape(-1, trits.shape[1])
         return grad_x, grad_weight, None, None, None, None
 
 

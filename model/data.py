@@ -77,6 +77,8 @@ def write(
 ) -> None:
     """Writes a data set that `load` reads; what was at the path is replaced once all is right.
 
+    Numbers become float32, as models take them.
+
     Args:
         path: of the `.npz`.
         train: arrays `[seq_len, features]` of real numbers, one a sequence.
@@ -110,6 +112,8 @@ def write(
 
 def _names(labels: npt.ArrayLike, split: Split) -> list[Any]:
     names = np.asarray(labels)
+    if names.dtype.kind == "U" and len({type(label) for label in np.asarray(labels, object)}) > 1:
+        raise DataError(f"{split} labels are of several types; they must be of one")
     if names.dtype == object and all(isinstance(name, str) for name in names.flat):
         names = names.astype(str)
     if names.ndim != 1 or names.dtype.kind not in "iuU":
@@ -196,22 +200,31 @@ def hold_out(
 ) -> tuple[Dataset, Dataset | None]:
     """Splits a training set into a part to train on and a part to validate with.
 
-    Every class keeps its share, and at least one sequence to train on.
+    Every class keeps its share, to within one sequence, and at least one sequence to train on.
 
     Args:
         data: the whole training split.
         fraction: share to validate with, 0 for none.
         rng: decides which.
+
+    Raises:
+        DataError: the share is of no sequence.
     """
     if not fraction:
         return data, None
     groups = np.zeros(len(data.sequences), dtype=np.int64) if data.labels is None else data.labels
-    held: list[int] = []
-    for group in np.unique(groups):
-        rows = rng.permutation(np.flatnonzero(groups == group))
-        held.extend(rows[: min(round(fraction * len(rows)), len(rows) - 1)].tolist())
-    if not held:
+    members = [rng.permutation(np.flatnonzero(groups == group)) for group in np.unique(groups)]
+    most = np.array([len(rows) - 1 for rows in members])
+    shares = fraction * (most + 1)
+    counts = np.minimum(np.floor(shares).astype(np.int64), most)
+    # What rounding down has left goes to where the most is left; where that is equal, by chance.
+    order = np.lexsort((rng.random(len(members)), counts - shares))
+    missing = max(0, round(fraction * len(groups)) - int(counts.sum()))
+    counts[order[(counts < most)[order]][:missing]] += 1
+    if not counts.any():
         raise DataError(f"a validation share of {fraction} of {len(groups)} sequences is none")
-    validate = np.sort(np.array(held))
+    validate = np.sort(
+        np.concatenate([rows[:count] for rows, count in zip(members, counts, strict=True)])
+    )
     train = np.setdiff1d(np.arange(len(groups)), validate)
     return data.select(train), data.select(validate)

@@ -47,7 +47,8 @@ class Sequences:
 
         Raises:
             SequenceError: there is none, one is not two-dimensional, is empty, is masked in
-                places or holds something else than real numbers, or widths differ.
+                places, holds something else than real numbers or integers that float32 would
+                round, or widths differ.
         """
         arrays = [_read(sequence, row) for row, sequence in enumerate(sequences)]
         if not arrays:
@@ -98,7 +99,17 @@ def _read(sequence: npt.ArrayLike, row: int) -> FloatArray:
         raise SequenceError(f"sequence {row} is no array: {error}", row) from error
     if array.dtype.kind not in "fiub":
         raise SequenceError(f"sequence {row} holds {array.dtype}; it must hold real numbers", row)
-    return to_float32(array)
+    numbers = to_float32(array)
+    if array.dtype.kind in "iu":
+        rounded = numbers.astype(np.longdouble) != array.astype(np.longdouble)
+        if rounded.any():
+            first = array[rounded][0]
+            raise SequenceError(
+                f"sequence {row} holds {first}, which float32 rounds to {np.float32(first):.0f}; "
+                "subtract an offset, or pass floats to have it rounded",
+                row,
+            )
+    return numbers
 
 
 def to_float32(numbers: npt.NDArray[Any]) -> FloatArray:

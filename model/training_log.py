@@ -71,13 +71,23 @@ class TrainingLog:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The complete lines of a folder's log; none where there is no log."""
+    """The steps in a folder's log, up to the first line that is none; none without a log.
+
+    A killed run may leave half a line behind, a machine without power any bytes.
+    """
     path = folder / LOG
+    steps: list[dict[str, Any]] = []
     if not path.exists():
-        return []
-    # A killed run may leave half a line behind.
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [json.loads(line) for line in lines]
+        return steps
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            step = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            break
+        if not isinstance(step, dict) or not isinstance(step.get("step"), int):
+            break
+        steps.append(step)
+    return steps
 
 
 def _event_writer(folder: Path, step: int) -> Any:

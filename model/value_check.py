@@ -34,7 +34,9 @@ class ValueCheck:
         self._limit = LARGEST_DEVIATION * std.astype(np.float64)
         # A difference is at most twice, and one of the second order four times the largest value.
         orders = np.repeat(np.arange(1 + differences), len(mean) // (1 + differences))
-        self._surely_small = float(((self._limit - np.abs(mean)) / 2.0**orders).min())
+        small = ((self._limit - np.abs(mean)) / 2.0**orders).min()
+        # Of a width that no float32 has, infinity would be within.
+        self._surely_small = float(min(small, np.finfo(np.float32).max))
 
     def __call__(self, values: FloatArray, lengths: LengthArray) -> None:
         """Checks a batch.

@@ -44,6 +44,8 @@ def read_sequences(path: Path, split: str | None = None) -> Sequences:
         reason = "it holds Python objects or no arrays" if "pickle" in str(error) else error
         raise FileError(f"{path} is not a {path.suffix} file of numbers: {reason}") from error
     if not isinstance(content, dict):
+        if split:
+            raise FileError(f"{path} is one array, without parts; leave --split out")
         dense = _float32(content, path, ("batch", "seq_len", "embed_dim"))
         batch, seq_len, width = dense.shape
         lengths = check_lengths(np.full(batch, seq_len), batch * seq_len)

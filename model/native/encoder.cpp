@@ -176,7 +176,7 @@ void Encoder::add_chunk(size_t begin, size_t end) {
 void Encoder::grow() {
   const Settings& s = model_.settings;
   const auto longest = *std::max_element(lengths_.begin(), lengths_.end());
-  if (s.rope) rope_.grow(s.rows(static_cast<size_t>(longest)));
+  if (s.rope) rope_.grow(s.rows(static_cast<size_t>(longest)), s.rows(s.max_timesteps));
   for (size_t i = 0; i < chunks_.size(); ++i) {
     const bool team = i < team_chunks_;
     for (size_t rank = 0; rank < workspaces_.size(); ++rank)

@@ -3,6 +3,7 @@
 // and the tables must be the same on every machine.
 #include "rope.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 namespace tritserve {
@@ -57,8 +58,9 @@ Angle cos_sin(double angle) {
 
 }  // namespace
 
-void Rope::grow(size_t positions) {
+void Rope::grow(size_t positions, size_t most) {
   if (positions <= positions_) return;
+  positions = std::min(std::max(positions, 2 * positions_), most);
   positions_ = 0;
   cos_.grow(positions * half_);
   sin_.grow(positions * half_);

@@ -9,8 +9,9 @@ class Rope {
  public:
   Rope(double theta, size_t half) : theta_(theta), half_(half) {}
 
-  // Tables for at least that many positions.
-  void grow(size_t positions);
+  // Tables for at least that many positions, of at most `most`: twice as many as there are, lest
+  // lengths that rise one by one make them anew each time.
+  void grow(size_t positions, size_t most);
 
   const float* cos() const { return cos_.data(); }  // [positions, half]
   const float* sin() const { return sin_.data(); }

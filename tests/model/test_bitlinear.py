@@ -79,6 +79,18 @@ def test_the_gradient_is_straight_through(quantize):
     torch.testing.assert_close(layer.bias.grad, cotangent.sum((0, 1)))
 
 
+@pytest.mark.parametrize("quantize", ["ternary", "binary"])
+def test_float64_and_single_rows_are_computed_too(quantize):
+    torch.manual_seed(0)
+    layer = BitLinear(8, 5, quantize=quantize).double()
+    x = torch.randn(8, dtype=torch.float64, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    torch.testing.assert_close(y, layer(x[None])[0])
+    assert x.grad.shape == (8,)
+    assert layer.weight.grad.shape == (5, 8)
+
+
 @pytest.mark.parametrize(
     ("field", "known"),
     [

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.data import DataError, hold_out, load, write
+from model.data import DataError, Dataset, hold_out, load, write
+from model.sequences import Sequences
 from tests.builders import DATA
 
 
@@ -106,6 +107,28 @@ def test_holding_out_keeps_every_class_and_loses_nothing():
     assert hold_out(data, 0.0, np.random.default_rng(0)) == (data, None)
 
 
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=25),
+    fraction=st.floats(0.01, 0.5),
+    seed=st.integers(0, 9),
+)
+def test_the_share_held_out_is_the_share_asked_for(sizes, fraction, seed):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    sequences = Sequences(np.zeros((len(labels), 1), np.float32), np.ones(len(labels), np.int64))
+    data = Dataset(sequences, labels, "x", "")
+    room = sum(size - 1 for size in sizes)
+    wanted = min(round(fraction * len(labels)), room)
+    if not wanted:
+        with pytest.raises(DataError, match="is none"):
+            hold_out(data, fraction, np.random.default_rng(seed))
+        return
+    train, held = hold_out(data, fraction, np.random.default_rng(seed))
+    assert len(held.sequences) == wanted
+    counts = np.bincount(held.labels, minlength=len(sizes))
+    assert (np.abs(counts - fraction * np.array(sizes)) < 1 + 1e-9).all()
+    assert set(train.labels) == set(labels)
+
+
 def test_values_in_column_order_are_read_into_row_order(tmp_path):
     values = np.asfortranarray(np.arange(12, dtype=np.float64).reshape(6, 2))
     np.savez(tmp_path / "x.npz", train_values=values, train_lengths=[2, 4])
@@ -160,6 +183,7 @@ def test_sequences_alone_are_a_data_set(tmp_path):
         ({"train_labels": [0.5, 1]}, r"train labels are float64 \[2\]; they must be integers or"),
         ({"train_labels": [["a"], ["b"]]}, r"train labels are <U1 \[2, 1\]; they must be"),
         ({"train_labels": ["a", None]}, "train labels are object"),
+        ({"train_labels": [1, "a"]}, "train labels are of several types; they must be of one"),
         ({"test_labels": ["a"]}, "there are test labels, but no test sequences"),
         ({"test": [[[1, 2]]]}, "train has 1 features, test has 2"),
         ({"test": [[[1]]], "test_labels": ["a"]}, "test: the label 'a' is of no training seq"),

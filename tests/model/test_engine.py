@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -249,3 +250,26 @@ def test_arrays_in_another_order_are_the_same_model(tmp_path):
     assert any(not tensor.flags.c_contiguous for tensor in tensors.values())
     got = Engine(replace(packed, tensors=tensors)).embed(batch.values, batch.lengths)
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_model_of_any_unit_refuses_what_is_not_finite(tmp_path, value):
+    model = random_bitnet(0)
+    model.standardize.std.fill_(1e36)
+    engine = Engine(export(model, tmp_path / "m", name="x", training={}))
+    values = np.full((3, model.config.embed_dim), 1e30, np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.embed(values, np.array([3]))
+        values[1, 0] = value
+        with pytest.raises(SequenceError, match="timestep 1, feature 0"):
+            engine.embed(values, np.array([3]))
+
+
+def test_lengths_that_rise_give_what_they_give_at_once(tmp_path):
+    _, packed = random_packed(tmp_path / "m", positions="rope", window_size=300)
+    engine = Engine(packed)
+    for length in (1, 2, 3, 7, 100, 101, 299, 300):
+        batch = random_batch([length], packed.config.embed_dim)
+        got = engine.embed(batch.values, batch.lengths)
+        np.testing.assert_array_equal(got, Engine(packed).embed(batch.values, batch.lengths))

@@ -35,6 +35,18 @@ def test_numbers_of_every_kind_are_taken(dtype):
     assert batch.lengths.tolist() == [2, 1]
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.uint64])
+def test_integers_that_float32_would_round_are_refused(dtype):
+    exact = np.array([[2**24], [2**30]], dtype)
+    np.testing.assert_array_equal(Sequences.from_list([exact]).values, exact)
+    with pytest.raises(SequenceError, match=r"sequence 1 holds 1700000001, .* to 1700000000"):
+        Sequences.from_list([exact, np.array([[1_700_000_001]], dtype)])
+    highest = np.iinfo(dtype).max
+    with pytest.raises(SequenceError, match=f"holds {highest}, which float32 rounds to "):
+        Sequences.from_list([np.array([[highest]], dtype)])
+    Sequences.from_list([np.array([[1_700_000_001.0]])])
+
+
 def test_an_array_that_could_be_masked_and_is_not_is_taken():
     assert Sequences.from_list([np.ma.array(GOOD)]).values.tolist() == GOOD.tolist()
 

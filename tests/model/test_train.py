@@ -382,6 +382,17 @@ def test_a_resumed_runs_log_is_replaced_as_a_whole(tmp_path):
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("rest", [b"\0\0\0\n", b'{"loss": 1}\n', b"\xff\xfe{}\n", b"[]\n", b'{"s'])
+def test_a_damaged_log_keeps_no_run_from_going_on(tmp_path, rest):
+    train(recipe(), folder=tmp_path)
+    log = tmp_path / "log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[:5]) + rest + b"".join(lines[5:]))
+    assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 4, 5]
+    TrainingLog(tmp_path, 8).close()
+    assert log.read_bytes() == b"".join(lines[:5])
+
+
 def test_a_state_of_another_run_is_not_taken_up(tmp_path):
     train(recipe(), folder=tmp_path)
     with pytest.raises(StateError, match="differs in seed;"):
