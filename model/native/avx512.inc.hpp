@@ -88,5 +88,9 @@ Quads load_quads(const int8_t* p) {
   return _mm512_set1_epi32(four);
 }
 Sums no_sums() { return {_mm512_setzero_si512()}; }
-Sums dot(Sums s, Codes c, Quads q) { return {_mm512_dpbusd_epi32(s.v, c.v, q)}; }
+// GCC 12 copies the sums of its intrinsic back and forth.
+Sums dot(Sums s, Codes c, Quads q) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(s.v) : "v"(c.v), "v"(q));
+  return s;
+}
 Ints widen(Sums s) { return {s.v}; }

@@ -14,6 +14,7 @@ constexpr size_t kFloatRows = 12, kFloatPanels = 2;
 constexpr size_t kScoreRows = 8, kScorePanels = 2, kOutRows = 4, kOutPanels = 4;
 constexpr size_t kSumLimit = size_t{1} << 31, kSumInputs = 4;
 constexpr size_t kInPlace = 4, kPrefetchBytes = 0;
+constexpr size_t kFewRows = 1, kFewRowsPanels = 2;
 constexpr size_t kTileHeight = 16, kTileSteps = 16, kTileBytes = 64;
 
 #include "avx512.inc.hpp"

@@ -15,6 +15,7 @@ constexpr size_t kScoreRows = 6, kScorePanels = 1, kOutRows = 6, kOutPanels = 1;
 constexpr size_t kSumLimit = 32768, kSumInputs = 2;
 // A single row's many instructions hide from the processor what it should load next.
 constexpr size_t kInPlace = 2, kPrefetchBytes = 1024;
+constexpr size_t kFewRows = 2, kFewRowsPanels = 1;
 
 struct Floats {
   __m256 lo, hi;

@@ -13,6 +13,7 @@ constexpr size_t kFloatRows = 6, kFloatPanels = 1;
 constexpr size_t kScoreRows = 6, kScorePanels = 1, kOutRows = 6, kOutPanels = 1;
 constexpr size_t kSumLimit = size_t{1} << 31, kSumInputs = 4;
 constexpr size_t kInPlace = 2, kPrefetchBytes = 0;
+constexpr size_t kFewRows = 1, kFewRowsPanels = 1;
 constexpr int kParts = 4;  // registers of four lanes
 
 struct Floats {

@@ -11,6 +11,7 @@ constexpr size_t kFloatRows = 4, kFloatPanels = 1;
 constexpr size_t kScoreRows = 4, kScorePanels = 1, kOutRows = 4, kOutPanels = 1;
 constexpr size_t kSumLimit = size_t{1} << 31, kSumInputs = 4;
 constexpr size_t kInPlace = 2, kPrefetchBytes = 0;
+constexpr size_t kFewRows = 1, kFewRowsPanels = 1;
 
 struct Floats {
   float v[kLanes];

@@ -70,10 +70,11 @@ void float_product(const FloatProduct& in) {
 }
 
 // A packed panel as floats of -1, 0, +1: [inputs, 16].
+template <Weights weights>
 void decode_floats(const Matrix& matrix, size_t panel, float* out) {
-  const size_t per_byte = steps_per_byte(matrix.weights), bits = 8 / per_byte;
-  const uint8_t* packed = panel_of(matrix, panel);
-  const float slope = matrix.weights == Weights::ternary ? 1.0f : 2.0f;
+  constexpr size_t per_byte = steps_per_byte(weights), bits = bits_of(weights);
+  constexpr float slope = weights == Weights::ternary ? 1.0f : 2.0f;
+  const uint8_t* packed = panel_of<weights>(matrix, panel);
   for (size_t k = 0; k < matrix.inputs; ++k) {
     const uint8_t* block = packed + k / 4 / per_byte * kPanelBytes + k % 4;
     const size_t shift = k / 4 % per_byte * bits;
@@ -94,7 +95,9 @@ void float_matmul(const Matrix& matrix, const float* x, size_t stride, size_t ro
     const size_t panels = end - panel < group ? end - panel : group;
     const float* b = static_cast<const float*>(matrix.panels) + panel * panel_stride;
     if (matrix.weights != Weights::dense) {
-      decode_floats(matrix, panel, scratch);
+      const bool ternary = matrix.weights == Weights::ternary;
+      (ternary ? decode_floats<Weights::ternary> : decode_floats<Weights::binary>)(matrix, panel,
+                                                                                   scratch);
       b = scratch;
     }
     for (size_t row = 0; row < rows; row += kFloatBlock) {

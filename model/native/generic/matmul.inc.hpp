@@ -17,13 +17,14 @@ constexpr size_t steps_before_overflow(Weights weights, size_t factor = 1) {
   return kSumLimit / (128 * kSumInputs * largest * factor);
 }
 
+template <Weights weights>
 size_t steps_of(const Matrix& matrix) {
-  const size_t inputs_per_block = 4 * steps_per_byte(matrix.weights);
-  return padded(matrix.inputs, inputs_per_block) / 4;
+  return padded(matrix.inputs, 4 * steps_per_byte(weights)) / 4;
 }
 
+template <Weights weights>
 const uint8_t* panel_of(const Matrix& matrix, size_t panel) {
-  const size_t bytes = steps_of(matrix) / steps_per_byte(matrix.weights) * kPanelBytes;
+  const size_t bytes = steps_of<weights>(matrix) / steps_per_byte(weights) * kPanelBytes;
   return static_cast<const uint8_t*>(matrix.panels) + panel * bytes;
 }
 
@@ -127,12 +128,14 @@ void finish(const Matrix& matrix, size_t panel, size_t first_row, size_t rows, c
   }
 }
 
+// `sums` hold `stride` panels for each row.
 template <Weights weights>
 void finish_integers(const Matrix& matrix, const Quantized& x, size_t first_row, size_t rows,
-                     size_t panel, size_t panels, const int32_t* sums, const Output& out) {
+                     size_t panel, size_t panels, const int32_t* sums, size_t stride,
+                     const Output& out) {
   for (size_t p = 0; p < panels; ++p) {
     const auto product = [&](size_t r) {
-      Ints total = load_ints(sums + (r * kPanels + p) * kLanes);
+      Ints total = load_ints(sums + (r * stride + p) * kLanes);
       if constexpr (weights == Weights::binary) total = add(total, total);
       return sub(total, splat_int(x.sum[first_row + r]));
     };
@@ -148,29 +151,39 @@ void finish_integers(const Matrix& matrix, const Quantized& x, size_t first_row,
   }
 }
 
+// At most kFewRows, row by row over kFewRowsPanels panels, which stay in the cache for the next row:
+// less work than writing their codes, which so few rows would read.
+template <Weights weights, size_t panels>
+void few_rows(const Matrix& matrix, const Quantized& x, size_t rows, size_t panel,
+              const Output& out) {
+  const size_t steps = steps_of<weights>(matrix);
+  const uint8_t* packed = panel_of<weights>(matrix, panel);
+  alignas(64) int32_t sums[panels * kLanes];
+  for (size_t r = 0; r < rows; ++r) {
+    single_row<weights, panels>(x.q + r * x.stride, packed, steps, sums);
+    finish_integers<weights>(matrix, x, r, 1, panel, panels, sums, panels, out);
+  }
+}
+
 template <Weights weights>
 void packed_matmul(const Matrix& matrix, const Quantized& x, size_t rows, size_t begin, size_t end,
                    const Output& out, uint8_t* codes) {
-  const size_t steps = steps_of(matrix);
-  alignas(64) int32_t sums[kRows * kPanels * kLanes];
-  if (rows == 1) {
+  if (rows <= kFewRows) {
     size_t panel = begin;
-    for (; panel + kPanels <= end; panel += kPanels) {
-      single_row<weights, kPanels>(x.q, panel_of(matrix, panel), steps, sums);
-      finish_integers<weights>(matrix, x, 0, 1, panel, kPanels, sums, out);
-    }
-    for (; panel < end; ++panel) {
-      single_row<weights, 1>(x.q, panel_of(matrix, panel), steps, sums);
-      finish_integers<weights>(matrix, x, 0, 1, panel, 1, sums, out);
-    }
+    for (; panel + kFewRowsPanels <= end; panel += kFewRowsPanels)
+      few_rows<weights, kFewRowsPanels>(matrix, x, rows, panel, out);
+    for (; panel < end; ++panel) few_rows<weights, 1>(matrix, x, rows, panel, out);
     return;
   }
+  const size_t steps = steps_of<weights>(matrix);
+  alignas(64) int32_t sums[kRows * kPanels * kLanes];
   Tiles tile;
   const size_t tiles = (rows + kRows - 1) / kRows;
   for (size_t panel = begin; panel < end; panel += kPanels) {
     const size_t panels = end - panel < kPanels ? end - panel : kPanels;
     for (size_t p = 0; p < panels; ++p)
-      decode<weights>(panel_of(matrix, panel + p), steps, codes + p * steps * kPanelBytes);
+      decode<weights>(panel_of<weights>(matrix, panel + p), steps,
+                      codes + p * steps * kPanelBytes);
     for (size_t i = 0, done = 0; i < tiles; ++i) {
       // Tiles of nearly equal height: a last tile of one row would waste the decoded panel. Where
       // another height costs time, they are all equal, and some rows are computed twice.
@@ -180,7 +193,7 @@ void packed_matmul(const Matrix& matrix, const Quantized& x, size_t rows, size_t
       tile(x.q + row * x.stride, x.stride, codes, steps, steps_before_overflow(weights), height,
            panels, sums);
       finish_integers<weights>(matrix, x, done, next - done, panel, panels,
-                               sums + (done - row) * kPanels * kLanes, out);
+                               sums + (done - row) * kPanels * kLanes, kPanels, out);
       done = next;
     }
   }
