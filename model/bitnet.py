@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from model.bitlinear import EPS, BitLinear
 from model.config import ModelConfig, Quantize
-from model.sequences import shorten, with_differences
+from model.sequences import model_inputs
 
 
 def _norm(config: ModelConfig) -> nn.Module:
@@ -193,8 +193,10 @@ class BitNet(nn.Module):
             raise ValueError(
                 f"lengths add up to {int(lengths.sum())} timesteps, values hold {len(values)}"
             )
-        shorter, short = shorten(values.numpy(), lengths.numpy(), self.config.stride)
-        inputs = with_differences(shorter, short, self.config.differences)
+        config = self.config
+        inputs, short = model_inputs(
+            values.numpy(), lengths.numpy(), config.stride, config.differences
+        )
         return self.standardize(torch.from_numpy(inputs)), torch.from_numpy(short)
 
     def encode(self, x: Tensor, lengths: Tensor) -> Tensor:

@@ -16,9 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from model.bitnet import BitNet
-from model.config import ModelConfig
+from model.config import MAX_NAME, ModelConfig
 from model.errors import UserError, explain
-from model.recipe import MAX_NAME
 from model.replace import replace_file
 from model.run_folder import DESCRIPTION, TENSORS, files_of_run
 

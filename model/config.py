@@ -14,6 +14,8 @@ Quantize = Literal["ternary", "binary", "none"]
 MAX_WIDTH = 65_536
 MAX_TIMESTEPS = 1_048_576
 MAX_STRIDE = 1_024
+# Letters of a model's name.
+MAX_NAME = 200
 
 
 class ModelConfig(BaseModel):

@@ -228,3 +228,22 @@ def hold_out(
     )
     train = np.setdiff1d(np.arange(len(groups)), validate)
     return data.select(train), data.select(validate)
+
+
+def check_classes(labels: Labels) -> None:
+    """Raises DataError if training labels `[n]` int64 are all of one class."""
+    if (labels == labels[0]).all():
+        raise DataError(
+            f"every training label is {labels[0]}; a score needs two classes or more to tell apart"
+        )
+
+
+def check_labels(train: Labels, test: Labels) -> None:
+    """Raises DataError unless training labels `[n]` tell test labels `[m]` apart.
+
+    They are of two classes or more, and of each class that a test label is of.
+    """
+    check_classes(train)
+    unknown = np.setdiff1d(test, train)
+    if len(unknown):
+        raise DataError(f"y_test holds the label {unknown[0]}, which y_train has not")

@@ -34,10 +34,9 @@ import safetensors
 import safetensors.numpy
 from pydantic import ValidationError
 
-from model.config import ModelConfig, Quantize
+from model.config import MAX_NAME, ModelConfig, Quantize
 from model.errors import UserError, explain
 from model.layout import Layout, layout
-from model.recipe import MAX_NAME
 from model.sequences import FloatArray
 from model.tensors import save_tensors
 from model.trits import Bytes, TritError, Trits, packed_size, unpack_binary, unpack_ternary

@@ -3,9 +3,16 @@
 import numpy as np
 
 from model.config import ModelConfig
-from model.data import DataError, Dataset, Labels, hold_out, load
+from model.data import (
+    DataError,
+    Dataset,
+    Labels,
+    check_classes,
+    check_labels,
+    hold_out,
+    load,
+)
 from model.errors import UserError
-from model.probe import check_classes, check_labels
 from model.recipe import Recipe, RecipeError
 from model.sequences import check_longest, check_width
 

@@ -29,7 +29,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from model.data import DataError, Labels
+from model.data import Labels, check_classes, check_labels
 from model.sequences import FloatArray
 
 SVM_GRID = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, np.inf]
@@ -38,25 +38,6 @@ _FOLDS = 5
 _MIN_SEARCH_ROWS = 50
 # Classes that overlap have no solution at infinite C; the solver stops here (TS2Vec's at 1e7).
 _MAX_ITERATIONS = 1_000_000
-
-
-def check_classes(labels: Labels) -> None:
-    """Raises DataError if training labels `[n]` int64 are all of one class."""
-    if (labels == labels[0]).all():
-        raise DataError(
-            f"every training label is {labels[0]}; a score needs two classes or more to tell apart"
-        )
-
-
-def check_labels(train: Labels, test: Labels) -> None:
-    """Raises DataError unless training labels `[n]` tell test labels `[m]` apart.
-
-    They are of two classes or more, and of each class that a test label is of.
-    """
-    check_classes(train)
-    unknown = np.setdiff1d(test, train)
-    if len(unknown):
-        raise DataError(f"y_test holds the label {unknown[0]}, which y_train has not")
 
 
 def probe(

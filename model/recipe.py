@@ -10,9 +10,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from model.config import MAX_NAME
 from model.errors import UserError, explain
-
-MAX_NAME = 200
 
 
 class RecipeError(UserError):

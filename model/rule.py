@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model.config import MAX_STRIDE, MAX_TIMESTEPS, Quantize
+from model.config import MAX_NAME, MAX_STRIDE, MAX_TIMESTEPS, Quantize
 from model.data import load
 from model.objective import idle_fields
-from model.recipe import MAX_NAME, Augmentation, Objective, Recipe, RecipeError, Schedule
+from model.recipe import Augmentation, Objective, Recipe, RecipeError, Schedule
 
 # Longer sequences are averaged in time to about so many timesteps.
 TIMESTEPS = 64

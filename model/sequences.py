@@ -172,6 +172,26 @@ def with_differences(values: FloatArray, lengths: LengthArray, order: int) -> Fl
     return np.concatenate(parts, axis=1)
 
 
+def model_inputs(
+    values: FloatArray, lengths: LengthArray, stride: int, differences: int
+) -> tuple[FloatArray, LengthArray]:
+    """What a model reads of raw values, before it standardises them.
+
+    Args:
+        values: `[timesteps, embed_dim]` float32.
+        lengths: `[batch]` int64; their sum is `timesteps`.
+        stride: timesteps that are averaged into one.
+        differences: how many orders of differences over time there are.
+
+    Returns:
+        `[shorter, (1 + differences) * embed_dim]` float32, and `[batch]` int64 whose sum is
+        `shorter`. What overflows float32 becomes infinite, or NaN.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        shorter, short = shorten(values, lengths, stride)
+        return with_differences(shorter, short, differences), short
+
+
 def check_lengths(lengths: npt.NDArray[Any], timesteps: int) -> LengthArray:
     """Returns `lengths` as int64 once they are known to divide `timesteps` rows.
 

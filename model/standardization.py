@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.data import DataError
-from model.sequences import FloatArray, Sequences, shorten, with_differences
+from model.sequences import FloatArray, Sequences, model_inputs
 
 # Far enough below the largest float32 for augmentation and differences.
 LARGEST_INPUT = 1e37
@@ -39,9 +39,7 @@ def input_statistics(sequences: Sequences, stride: int, differences: int) -> Sta
         DataError: values are so large that training would overflow.
     """
     values = sequences.values
-    with np.errstate(over="ignore", invalid="ignore"):
-        shorter, short = shorten(values, sequences.lengths, stride)
-        inputs = with_differences(shorter, short, differences)
+    inputs, _ = model_inputs(values, sequences.lengths, stride, differences)
     if not np.maximum(inputs.max(), -inputs.min()) <= LARGEST_INPUT:
         raise DataError(
             f"values reach {np.abs(values).max():.0e}; those, or their differences over time, over "

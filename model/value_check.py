@@ -10,9 +10,8 @@ from model.sequences import (
     FloatArray,
     LengthArray,
     check_finite,
+    model_inputs,
     refuse_values,
-    shorten,
-    with_differences,
 )
 
 LARGEST_DEVIATION = 1e12
@@ -51,9 +50,7 @@ class ValueCheck:
         if np.maximum(values.max(), -values.min()) <= self._surely_small:
             return
         check_finite(values, lengths)
-        with np.errstate(over="ignore", invalid="ignore"):
-            shorter, short = shorten(values, lengths, self._stride)
-            inputs = with_differences(shorter, short, self._differences)
+        inputs, short = model_inputs(values, lengths, self._stride, self._differences)
         within = np.abs(inputs.astype(np.float64) - self._mean) <= self._limit
         # Back to the raw features and timesteps that the inputs are made of.
         fine = np.all(within.reshape(len(within), -1, values.shape[1]), axis=1)

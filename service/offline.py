@@ -182,8 +182,8 @@ def evaluate(file: Path, dataset: Path, threads: int | None) -> None:
     training split's embeddings as TS2Vec's evaluation does. Each is shown when it is done; where
     classes overlap, the SVM may take minutes.
     """
-    from model.data import load  # noqa: PLC0415
-    from model.probe import check_labels, probe  # noqa: PLC0415
+    from model.data import check_labels, load  # noqa: PLC0415
+    from model.probe import probe  # noqa: PLC0415
 
     engine = Engine.load(file, threads=threads)
     train, test = load(dataset, "train"), load(dataset, "test")

@@ -23,7 +23,7 @@ FLOORS = {
     "model.trits": 2,
     "model.layout": 2,
     "model.bitlinear": 2,
-    "model.recipe": 1,
+    "model.recipe": 2,
     "model.data": 2,
     "model.augment": 2,
     "model.objective": 3,
