@@ -187,6 +187,10 @@ def read(path: Path) -> PackedModel:
         raise PackedFileError(f"{path}: {error}") from error
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def parse(data: bytes) -> PackedModel:
     """Checks a packed file's bytes whole and returns their content.
 
@@ -217,7 +221,7 @@ def parse(data: bytes) -> PackedModel:
     if config.quantize == "none":
         raise PackedFileError("config has quantize 'none'; a packed file is ternary or binary")
     try:
-        training = json.loads(metadata["training"])
+        training = json.loads(metadata["training"], parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise PackedFileError(f"metadata 'training' is not JSON: {error}") from error
     if not isinstance(training, dict):

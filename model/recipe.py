@@ -128,7 +128,7 @@ def read_recipe(path: Path) -> Recipe:
         RecipeError: it is not TOML, or a field is unknown, missing or out of range.
     """
     try:
-        recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except ValidationError as error:
         raise RecipeError(f"{path}: {explain(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

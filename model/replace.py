@@ -20,9 +20,11 @@ def replace_file(path: Path, data: bytes) -> None:
 
     Raises:
         OSError: it cannot be written.
-        ReplaceError: a folder or a device is there.
+        ReplaceError: a folder or a device is there, or no folder to write it to.
     """
     path = path.resolve()
+    if not path.parent.is_dir():
+        raise ReplaceError(f"{path.parent} is not a folder that {path.name} can be written to")
     if path.exists() and not path.is_file():
         raise ReplaceError(f"{path} is not a file that can be replaced")
     partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")

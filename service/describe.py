@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from model.packed import PackedModel, unpack
+from model.text import printable
 
 FLOAT32_BITS = 32
 _HEADER = (
@@ -18,7 +19,7 @@ def describe(model: PackedModel) -> str:
     """Layers, shapes, shares of -1, 0 and +1, bits a weight, and size against float32."""
     config = model.config
     lines = [
-        f"{model.name}: {config.quantize}, {config.embed_dim} features to "
+        f"{printable(model.name)}: {config.quantize}, {config.embed_dim} features to "
         f"{config.hidden_size} dimensions, {config.num_layers} layers, {config.num_heads} heads, "
         f"up to {config.max_timesteps} timesteps",
         f"revision {model.revision}",

@@ -18,6 +18,7 @@ import orjson
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from model.text import printable
 from service.notes import add_noted
 from service.settings import Settings
 
@@ -93,9 +94,8 @@ class _Unfailing:
 def _printable(_: Any, __: str, event: EventDict) -> EventDict:
     """What a client sent moves no terminal's cursor."""
     for name, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            letters = [c if c.isprintable() else ascii(c)[1:-1] for c in value]
-            event[name] = "".join(letters)
+        if isinstance(value, str):
+            event[name] = printable(value)
     return event
 
 

@@ -71,6 +71,8 @@ def test_a_link_goes_on_and_what_is_no_file_stays(tmp_path):
     assert read(path).revision == packed.revision
     with pytest.raises(ReplaceError, match="/dev/null is not a file"):
         random_packed(Path("/dev/null"))
+    with pytest.raises(ReplaceError, match=r"none is not a folder that m\.x can be written to"):
+        random_packed(tmp_path / "none" / "m.x")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 FLOORS = {
     "model": 0,
     "model.errors": 0,
+    "model.text": 0,
     "model.environment": 0,
     "model.config": 1,
     "model.pretrained": 1,

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from model.engine import Engine
 from model.packed import PackedFileError, parse, read, serialize
+from service.describe import describe
 from tests.builders import ATTACKS, random_packed
 
 EXPECTED = {
@@ -149,3 +150,19 @@ def test_arrays_in_column_order_are_written_in_row_order(tmp_path):
         tensors=turned,
     )
     assert again == (tmp_path / "m").read_bytes()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_what_training_tells_is_json(number):
+    size = int.from_bytes(VALID[:8], "little")
+    header = json.loads(VALID[8 : 8 + size])
+    header["__metadata__"]["training"] = f'{{"loss": {number}}}'
+    changed = json.dumps(header).encode()
+    changed += b" " * (-len(changed) % 8)
+    with pytest.raises(PackedFileError, match=f"'training' is not JSON: {number} is no number"):
+        parse(len(changed).to_bytes(8, "little") + changed + VALID[8 + size :])
+
+
+def test_a_name_moves_no_cursor_where_it_is_shown(tmp_path):
+    _, model = random_packed(tmp_path / "m", name="a\x1b[2Jé\n")
+    assert describe(model).startswith("a\\x1b[2Jé\\n: ternary")

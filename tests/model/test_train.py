@@ -332,6 +332,11 @@ def test_a_recipe_that_makes_no_sense_is_an_error(tmp_path, text, message):
         read_recipe(tmp_path / "r.toml")
 
 
+def test_a_recipe_may_begin_with_a_mark_of_its_encoding(tmp_path):
+    (tmp_path / "r.toml").write_text("name = 'x'\ndataset = 'd'", encoding="utf-8-sig")
+    assert read_recipe(tmp_path / "r.toml").name == "x"
+
+
 def test_a_recipes_data_set_is_beside_it(tmp_path):
     (tmp_path / "r.toml").write_text("name = 'x'\ndataset = 'sets/d.npz'")
     assert read_recipe(tmp_path / "r.toml").dataset == Path(tmp_path / "sets" / "d.npz").resolve()
