@@ -299,7 +299,7 @@ def test_a_client_that_takes_nothing_is_cut_off_however_little_is_unsent():
             cut_off.append(True)
 
     async def main():
-        config = uvicorn.Config(application, timeout_keep_alive=1)
+        config = uvicorn.Config(application, timeout_keep_alive=1, log_config=None)
         config.load()
         protocol = guarded(settings, Metrics((), ()))(
             config=config, server_state=uvicorn.server.ServerState(), app_state={}
