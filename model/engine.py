@@ -12,13 +12,7 @@ from model.environment import ISA_VARIABLE
 from model.errors import UserError
 from model.golden import disagreement
 from model.packed import PackedFileError, PackedModel, read
-from model.sequences import (
-    FloatArray,
-    SequenceError,
-    check_lengths,
-    check_longest,
-    check_width,
-)
+from model.sequences import FloatArray, SequenceError, check_lengths, check_longest, check_width
 from model.value_check import ValueCheck
 
 MAX_THREADS = 1_024

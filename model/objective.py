@@ -22,16 +22,12 @@ def idle_fields(
             f"a contrast needs two sequences in a batch; batch_size is {batch_size}, the training "
             f"part has {len(sequences)}"
         )
-    if objective.next_timestep and longest <= stride:
-        reasons["next_timestep"] = (
-            f"the longest sequence has {longest} timesteps, one at a stride of {stride}: there is "
-            "no next timestep to predict"
-        )
-    if objective.mask and longest <= stride:
-        reasons["mask"] = (
-            f"the longest sequence has {longest} timesteps, one at a stride of {stride}: hiding it "
-            "would hide the sequence"
-        )
+    if longest <= stride:
+        one = f"the longest sequence has {longest} timesteps, one at a stride of {stride}"
+        if objective.next_timestep:
+            reasons["next_timestep"] = f"{one}: there is no next timestep to predict"
+        if objective.mask:
+            reasons["mask"] = f"{one}: hiding it would hide the sequence"
     return reasons
 
 

@@ -3,15 +3,7 @@
 import numpy as np
 
 from model.config import ModelConfig
-from model.data import (
-    DataError,
-    Dataset,
-    Labels,
-    check_classes,
-    check_labels,
-    hold_out,
-    load,
-)
+from model.data import DataError, Dataset, Labels, check_classes, check_labels, hold_out, load
 from model.errors import UserError
 from model.recipe import Recipe, RecipeError
 from model.sequences import check_longest, check_width

@@ -6,13 +6,7 @@ norms would silently turn every feature into zero.
 
 import numpy as np
 
-from model.sequences import (
-    FloatArray,
-    LengthArray,
-    check_finite,
-    model_inputs,
-    refuse_values,
-)
+from model.sequences import FloatArray, LengthArray, check_finite, model_inputs, refuse_values
 
 LARGEST_DEVIATION = 1e12
 

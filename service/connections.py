@@ -213,8 +213,8 @@ class _Guarded(HttpToolsProtocol):
             return
         self.metrics.refused_connections.labels(reason).inc()
         self._deaf = True
-        last, _ = self.pipeline[0]
-        last.keep_alive = False
+        # The last that waits.
+        self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
         self._turns += 1

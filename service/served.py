@@ -94,10 +94,10 @@ class ServedModel:
             if seconds is None and self.batcher.unavailable:
                 break
             await asyncio.sleep(POLL_SECONDS)
-        # Of those that are not computed yet, the batcher knows nothing.
-        early = not self.users
+        # Of those that are not submitted yet, the batcher knows nothing.
+        answered = not self.users
         left = 0.0 if seconds is None else max(0.0, until - time.monotonic())
-        return await self.batcher.drain(left) and early
+        return await self.batcher.drain(left) and answered
 
     async def compute(self, sequences: Sequences, deadline: float | None) -> Result:
         """Embeddings of a batch, through the queue; errors are those of an answer."""

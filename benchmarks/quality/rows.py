@@ -120,7 +120,7 @@ def _packed(case: Case, model: BitNet, key: str, training: dict[str, Any]) -> Fe
     return first, second
 
 
-def encoder(
+def _encoder(
     key: str,
     title: str,
     quantize: Quantize,
@@ -128,7 +128,6 @@ def encoder(
     use_labels: bool = True,
     model: dict[str, Any] | None = None,
 ) -> Row:
-    """A row of embeddings by a trained encoder, quantised ones as they are served."""
     recipe = _recipe(quantize, use_labels, model)
 
     def features(case: Case) -> Features:
@@ -218,9 +217,9 @@ _SEED = {"sub_norm": False, "positions": "none", "pooling": "last", "differences
 ROWS = [
     Row("last", "raw last timestep", _last, chance=False),
     Row("summary", "summary statistics", _summary, chance=False),
-    encoder("float", "float twin", "none"),
-    encoder("ternary", "**ternary**", "ternary"),
-    encoder("binary", "**binary**", "binary"),
+    _encoder("float", "float twin", "none"),
+    _encoder("ternary", "**ternary**", "ternary"),
+    _encoder("binary", "**binary**", "binary"),
     Row(
         "after",
         "float twin, ternarised after training",
@@ -230,9 +229,9 @@ ROWS = [
         recipe=_recipe("none"),
     ),
     Row("random", "random ternary weights", _random, bits="1.6", recipe=_recipe("ternary")),
-    encoder("float-alone", "float, self-supervised", "none", use_labels=False),
-    encoder("ternary-alone", "**ternary, self-supervised**", "ternary", use_labels=False),
-    encoder("b158", "ternary, block of b1.58", "ternary", model=_B158),
-    encoder("seed", "ternary, the seed's block", "ternary", model=_SEED),
+    _encoder("float-alone", "float, self-supervised", "none", use_labels=False),
+    _encoder("ternary-alone", "**ternary, self-supervised**", "ternary", use_labels=False),
+    _encoder("b158", "ternary, block of b1.58", "ternary", model=_B158),
+    _encoder("seed", "ternary, the seed's block", "ternary", model=_SEED),
     Row("minirocket", "MiniRocket, its ridge classifier", accuracy=_minirocket, labels=True),
 ]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.quality.rows import ROWS, Case, encoder
+from benchmarks.quality.rows import ROWS, Case
 from model.data import Dataset, Labels, load, write
 
 
@@ -16,7 +16,10 @@ def _unseen(case: Case) -> Case:
     unseen, seen = _halves(case)
     rest = _of(seen, case.train)
     write(path, rest.sequences.split(), rest.labels)
-    return _judged_on(unseen, replace(case, path=path, models=folder))
+    judged = _judged_on(unseen, replace(case, path=path, models=folder))
+    # A result is of what was trained on.
+    train = replace(judged.train, sha256=load(path, "train").sha256)
+    return replace(judged, train=train)
 
 
 def _known(case: Case) -> Case:
@@ -31,10 +34,7 @@ def _halves(case: Case) -> tuple[Labels, Labels]:
 
 
 def _judged_on(classes: Labels, case: Case) -> Case:
-    # A result is of what was trained on.
-    sha256 = load(case.path, "train").sha256
-    train, test = (replace(_of(classes, part), sha256=sha256) for part in (case.train, case.test))
-    return replace(case, train=train, test=test)
+    return replace(case, train=_of(classes, case.train), test=_of(classes, case.test))
 
 
 def _of(classes: Labels, data: Dataset) -> Dataset:
@@ -43,16 +43,17 @@ def _of(classes: Labels, data: Dataset) -> Dataset:
 
 
 _KEYS = ["summary", "random", "float", "ternary", "binary", "float-alone", "ternary-alone"]
-# The seed draws the classes, if nothing else.
+_BY_KEY = {row.key: row for row in ROWS if row.key in _KEYS}
 UNSEEN_ROWS = [
-    replace(row, key=f"unseen-{row.key}", chance=True, prepare=_unseen)
-    for row in ROWS
-    if row.key in _KEYS
-]
-UNSEEN_ROWS.append(
+    # The seed draws the classes, if nothing else.
+    *(
+        replace(row, key=f"unseen-{key}", chance=True, prepare=_unseen)
+        for key, row in _BY_KEY.items()
+    ),
     replace(
-        encoder("known", "ternary, trained on these classes too", "ternary"),
+        _BY_KEY["ternary"],
         key="unseen-known",
+        title="ternary, trained on these classes too",
         prepare=_known,
-    )
-)
+    ),
+]

@@ -101,7 +101,7 @@ def test_unseen_classes_are_judged_and_not_trained_on(tmp_path, quick):
     ]
     # Each of nine speakers has 30 utterances to train on.
     unseen = read(models / "unseen/JapaneseVowels-ternary-0.safetensors").training["dataset"]
-    known = read(models / "JapaneseVowels-known-0.safetensors").training["dataset"]
+    known = read(models / "JapaneseVowels-ternary-0.safetensors").training["dataset"]
     assert (unseen["classes"], unseen["sequences"]) == (5, 150)
     assert (known["classes"], known["sequences"]) == (9, 270)
     trained_on = [
