@@ -12,6 +12,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY service service
+COPY tritserve tritserve
 RUN /build/bin/pip --python /opt/tritserve/bin/python install --no-cache-dir ".${EXTRAS:+[$EXTRAS]}" \
  && find /opt/tritserve -type d -name tests -path '*/numpy/*' -prune -exec rm -r {} +
 

@@ -3,7 +3,7 @@ PORT ?= 8000
 MODEL ?=
 
 BIN := .venv/bin
-NATIVE := $(wildcard model/native/* model/native/generic/*)
+NATIVE := $(wildcard model/engine/native/* model/engine/native/generic/*)
 
 .PHONY: serve test format clean
 
@@ -14,7 +14,8 @@ test: .venv/testing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --numprocesses auto
 
 format: .venv/testing
 	$(BIN)/ruff format .

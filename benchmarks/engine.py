@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.peers import peers
-from model.engine import Engine
 from tests.builders import random_packed
+from tritserve.model.engine.engine import Engine
 
 # ONNX Runtime's threads go on spinning after a run: for 25 ms on one machine, over 50 on another.
 REST_SECONDS = 0.2
@@ -29,7 +29,7 @@ MEMORY_PROBE = """
 import json, os, sys, time
 start = time.perf_counter()
 import numpy as np
-from model.engine import Engine
+from tritserve.model.engine.engine import Engine
 imported = time.perf_counter()
 engine = Engine.load(sys.argv[1])
 engine.embed(np.zeros((60, 287), np.float32), np.array([60]))

@@ -17,9 +17,10 @@ import torch
 
 from benchmarks.engine import SEED, cpu_name, measure
 from benchmarks.peers import DenseTwin
-from model.bitnet import BitNet
-from model.engine import Engine, available_processors
 from tests.builders import random_packed
+from tritserve.model.engine.engine import Engine
+from tritserve.model.environment import available_processors
+from tritserve.model.network.bitnet import BitNet
 
 AXES: dict[str, list[int]] = {
     "timesteps": [60, 120, 250, 500, 1000, 2000, 4096, 8192],

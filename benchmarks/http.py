@@ -26,8 +26,8 @@ import numpy as np
 
 from benchmarks.engine import SEED, cpu_name
 from benchmarks.load import hammer, npy_request, wrk
-from model.engine import Engine
 from tests.builders import random_packed
+from tritserve.model.engine.engine import Engine
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,7 +65,15 @@ def server(command: list[str], **environment: str) -> Iterator[tuple[int, int]]:
 
 
 def tritserve(model: Path, **environment: str) -> AbstractContextManager[tuple[int, int]]:
-    command = ["-m", "service.cli", "serve", "--model", str(model), "--port", "PORT"]
+    command = [
+        "-m",
+        "tritserve.service.commands.cli",
+        "serve",
+        "--model",
+        str(model),
+        "--port",
+        "PORT",
+    ]
     return server(command, TRITSERVE_THREADS="1", **environment)
 
 

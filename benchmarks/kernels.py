@@ -35,7 +35,7 @@ Timer = Callable[[int], float]
 
 def build(folder: Path) -> ctypes.CDLL:
     """The kernels as a library of their own, with the flags that the package builds them with."""
-    source = ROOT / "model" / "native"
+    source = ROOT / "model" / "engine" / "native"
     configure = ["cmake", "-S", source, "-B", folder, "-DCMAKE_BUILD_TYPE=Release"]
     make = ["cmake", "--build", folder, "--parallel", "2"]
     library = folder / "kernels.so"

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.bitnet import BitNet
-from model.config import ModelConfig
+from tritserve.model.config import ModelConfig
+from tritserve.model.network.bitnet import BitNet
 
 Run = Callable[[np.ndarray], np.ndarray]
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from benchmarks.peers import peers
-from model.config import ModelConfig
+from tritserve.model.config import ModelConfig
 
 
 def create_app(threads: int, **config: int) -> FastAPI:

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib import pyplot as plt
 from sklearn.manifold import TSNE
 
-from model.data import load
-from model.engine import Engine
-from model.pretrained import DEFAULT_MODEL
+from tritserve.model.data.dataset import load
+from tritserve.model.engine.engine import Engine
+from tritserve.model.pretrained import DEFAULT_MODEL
 
 ROOT = Path(__file__).parent.parent
 

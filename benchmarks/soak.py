@@ -25,9 +25,9 @@ import numpy as np
 from benchmarks.engine import cpu_name
 from benchmarks.http import server
 from benchmarks.load import exchange, npy_request
-from model.engine import Engine
-from model.pretrained import DEFAULT_MODEL
 from tests.builders import DATA
+from tritserve.model.engine.engine import Engine
+from tritserve.model.pretrained import DEFAULT_MODEL
 
 CONNECTIONS = 24
 KINDS = {"good": 80, "bad": 8, "leave": 8, "cut": 4}
@@ -148,7 +148,15 @@ def main() -> None:
     minutes = parser.parse_args().minutes
     model = Path(tempfile.mkdtemp()) / "model.safetensors"
     shutil.copy(DEFAULT_MODEL, model)
-    command = ["-m", "service.cli", "serve", "--model", str(model), "--port", "PORT"]
+    command = [
+        "-m",
+        "tritserve.service.commands.cli",
+        "serve",
+        "--model",
+        str(model),
+        "--port",
+        "PORT",
+    ]
     with server(command) as (port, pid):
         soak = Soak(port)
         memory = asyncio.run(run(soak, pid, model, minutes))

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
-from model.errors import UserError
+from tritserve.model.errors import UserError
 
 
 class ReplaceError(UserError):

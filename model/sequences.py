@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.errors import UserError
+from tritserve.model.errors import UserError
 
 FloatArray = npt.NDArray[np.float32]
 LengthArray = npt.NDArray[np.int64]

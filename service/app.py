@@ -11,33 +11,33 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from model.engine import Engine
-from model.errors import UserError
-from service import openapi
-from service.answers import error_answer
-from service.bugs import CatchBugs
-from service.credentials import CredentialsError
-from service.direct import DirectPosts, Injected, add_direct_post
-from service.docs import add_docs
-from service.embedding import EmbeddingService
-from service.errors import (
+from tritserve.model.engine.engine import Engine
+from tritserve.model.errors import UserError
+from tritserve.service.description import openapi
+from tritserve.service.description.docs import add_docs
+from tritserve.service.description.examples import add_examples
+from tritserve.service.embedding.service import EmbeddingService
+from tritserve.service.errors import (
     ReloadError,
     ServiceError,
     UnauthorizedError,
     UnknownPathError,
     WrongMethodError,
 )
-from service.examples import add_examples
-from service.forms import EmbedForm
-from service.heads import Heads
-from service.metrics import Metrics
-from service.observed import Observed
-from service.oip import grpc_extra
-from service.oip.routes import add_oip
-from service.paths import ROUTES
-from service.security import SECURITY_HEADERS, bearer, is_one_of, secure
-from service.settings import Settings
-from service.tracing import Traced
+from tritserve.service.forms.embed import EmbedForm
+from tritserve.service.http.answers import error_answer
+from tritserve.service.http.bugs import CatchBugs
+from tritserve.service.http.credentials import CredentialsError
+from tritserve.service.http.direct import DirectPosts, Injected, add_direct_post
+from tritserve.service.http.heads import Heads
+from tritserve.service.http.observed import Observed
+from tritserve.service.http.security import SECURITY_HEADERS, bearer, is_one_of, secure
+from tritserve.service.observing.metrics import Metrics
+from tritserve.service.observing.tracing import Traced
+from tritserve.service.oip.grpc import extra as grpc_extra
+from tritserve.service.oip.rest.routes import add_oip
+from tritserve.service.paths import ROUTES
+from tritserve.service.settings import Settings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -80,7 +80,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # Ours is in `service.tracing` and `service.metrics`.
+        # Ours is in `tritserve.service.observing`.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service

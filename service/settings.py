@@ -19,9 +19,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from model.environment import ISA_VARIABLE
-from model.errors import UserError, explain
-from model.pretrained import DEFAULT_MODEL
+from tritserve.model.environment import ISA_VARIABLE, MAX_THREADS
+from tritserve.model.errors import UserError, explain
+from tritserve.model.pretrained import DEFAULT_MODEL
 
 PREFIX = "TRITSERVE_"
 BACKLOG = 2048
@@ -79,9 +79,9 @@ class Settings(BaseSettings):
     """Turns on the Open Inference Protocol over gRPC, on a port of its own."""
     grpc_message_bytes: int = Field(default=4 * 2**20, ge=1024, lt=2**31)
     """The largest message over gRPC; many at once are held before any can be looked at."""
-    workers: int = Field(default=1, ge=1, le=1024)
+    workers: int = Field(default=1, ge=1, le=MAX_THREADS)
     """Server processes on the port."""
-    threads: int | None = Field(default=None, ge=1, le=1024)
+    threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
     """Threads of the engine; the processors it may use, shared among workers, if not given."""
     max_body_bytes: int = Field(default=64 * 2**20, ge=1)
     max_bodies_bytes: int = Field(default=512 * 2**20, ge=1)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.bitnet import BitNet
-from model.config import ModelConfig
-from model.engine import Engine
-from model.export import export
-from model.packed import PackedModel, unpack
-from model.sequences import Sequences
+from tritserve.model.config import ModelConfig
+from tritserve.model.engine.engine import Engine
+from tritserve.model.network.bitnet import BitNet
+from tritserve.model.packed.content import PackedModel, unpack
+from tritserve.model.sequences import Sequences
+from tritserve.model.training.export import export
 
 # Every combination of the settings that change what a packed model computes.
 _CHOICES = {
@@ -28,7 +28,8 @@ _CHOICES = {
     "differences": [0, 2],
 }
 SETTINGS = [dict(zip(_CHOICES, picks, strict=True)) for picks in product(*_CHOICES.values())]
-DATA = Path(__file__).parent.parent / "data"
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "data"
 ATTACKS = Path(__file__).parent / "attacks"
 
 

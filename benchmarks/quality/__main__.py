@@ -16,8 +16,8 @@ from benchmarks.quality.published import SETS
 from benchmarks.quality.results import Result, Results
 from benchmarks.quality.rows import ROWS, Case, Row
 from benchmarks.quality.unseen import UNSEEN_ROWS
-from model.data import load
-from model.probe import probe
+from tritserve.model.data.dataset import load
+from tritserve.model.evaluation.probe import probe
 
 _BY_KEY = {row.key: row for row in [*ROWS, *UNSEEN_ROWS]}
 

@@ -13,9 +13,10 @@ from sklearn.manifold import TSNE
 
 from benchmarks.quality.published import SETS, SHORT, TS2VEC
 from benchmarks.quality.results import Result, accuracies
-from model.data import load
-from model.engine import Engine
-from model.packed import read, unpack
+from tritserve.model.data.dataset import load
+from tritserve.model.engine.engine import Engine
+from tritserve.model.packed.content import unpack
+from tritserve.model.packed.file import read
 
 _PROJECTED = ["NATOPS", "Libras", "UWaveGestureLibrary"]
 _BY_BITS = [("binary", 1.0), ("ternary", 1.6), ("float", 32.0)]

@@ -2,7 +2,7 @@
 
 # TS2Vec: Yue et al., "TS2Vec: Towards Universal Representation of Time Series", AAAI 2022,
 # arXiv 2106.10466, the table of the 30 UEA sets in its appendix: representations of 320 numbers
-# learnt without labels, then the RBF SVM of `model/probe.py`.
+# learnt without labels, then the RBF SVM of `model/evaluation/probe.py`.
 TS2VEC = {
     "JapaneseVowels": 0.984,
     "BasicMotions": 0.975,

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from model.bitnet import BitNet
-from model.checkpoint import Checkpoint, load, save
-from model.config import Quantize
-from model.data import Dataset
-from model.engine import Engine
-from model.export import export
-from model.recipe import Recipe
-from model.rule import recipe_for
-from model.sequences import FloatArray
-from model.train import embed, train
+from tritserve.model.config import Quantize
+from tritserve.model.data.dataset import Dataset
+from tritserve.model.engine.engine import Engine
+from tritserve.model.network.bitnet import BitNet
+from tritserve.model.sequences import FloatArray
+from tritserve.model.training.checkpoint import Checkpoint, load, save
+from tritserve.model.training.export import export
+from tritserve.model.training.recipe import Recipe
+from tritserve.model.training.rule import recipe_for
+from tritserve.model.training.train import embed, train
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.quality.rows import ROWS, Case
-from model.data import Dataset, Labels, load, write
+from tritserve.model.data.dataset import Dataset, Labels, load, write
 
 
 def _unseen(case: Case) -> Case:

@@ -15,10 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.sequences import Sequences
-from service.errors import InvalidError, UnknownPathError
-from service.options import Options
-from service.wire import EmbedAnswer, EmbedRequest, Limits, check_request, to_sequences
+from tritserve.model.sequences import Sequences
+from tritserve.service.errors import InvalidError, UnknownPathError
+from tritserve.service.forms.options import Options
+from tritserve.service.forms.wire import (
+    EmbedAnswer,
+    EmbedRequest,
+    Limits,
+    check_request,
+    to_sequences,
+)
 
 Array = npt.NDArray[Any]
 

@@ -124,6 +124,7 @@ ATTACKS: dict[str, Callable[[bytes], bytes]] = {
     "scale_changed": overwrite(f"{Q}.scale", floats(1e30)),
     "bias_nan": overwrite(f"{Q}.bias", floats(np.nan)),
     "std_zero": overwrite("standardize.std", floats(0.0)),
+    "golden_missing": edit(lambda h: h.update({"renamed": h.pop("golden.values")})),
     "golden_too_long": config(window_size=3),
     "golden_nan": overwrite("golden.values", floats(np.nan)),
 }

@@ -19,7 +19,7 @@ def serving(
     log: Path,
     environment: dict[str, str] | None = None,
     verify: ssl.SSLContext | None = None,
-    program: Sequence[str | Path] = ("-m", "service.cli"),
+    program: Sequence[str | Path] = ("-m", "tritserve"),
     started: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Yields the base URL and the process once the service is ready.
@@ -62,7 +62,7 @@ def run_command(
 ) -> "subprocess.CompletedProcess[str]":
     """Runs `tritserve` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "service.cli", *map(str, arguments)],
+        [sys.executable, "-m", "tritserve", *map(str, arguments)],
         env=os.environ | (environment or {}),
         check=False,
         capture_output=True,

@@ -2,10 +2,10 @@
 
 import time
 
-from service.cli import main
-from service.forms import EmbedForm
-from service.oip.grpc_form import GrpcForm
-from service.oip.rest import InferForm
+from tritserve.service.commands.cli import main
+from tritserve.service.forms.embed import EmbedForm
+from tritserve.service.oip.grpc.form import GrpcForm
+from tritserve.service.oip.rest.form import InferForm
 
 
 def decode(*_):

@@ -2,8 +2,8 @@
 
 import time
 
-from model.engine import Engine
-from service.cli import main
+from tritserve.model.engine.engine import Engine
+from tritserve.service.commands.cli import main
 
 load = Engine.load
 

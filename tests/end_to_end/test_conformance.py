@@ -13,11 +13,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from model.engine import Engine
-from service.app import create_app
-from service.settings import Settings
 from tests.builders import random_packed
 from tests.end_to_end.server import serving
+from tritserve.model.engine.engine import Engine
+from tritserve.service.app import create_app
+from tritserve.service.settings import Settings
 
 ADMIN_KEY = "administrator"
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import uvicorn
 
-from service.connections import MAX_PIPELINED, SPARE_CONNECTIONS, guarded
-from service.metrics import Metrics
-from service.settings import Settings
 from tests.builders import npy, random_packed
 from tests.end_to_end.server import refused_start, serving, wait_for
+from tritserve.service.http.connections import MAX_PIPELINED, SPARE_CONNECTIONS, guarded
+from tritserve.service.observing.metrics import Metrics
+from tritserve.service.settings import Settings
 
 LIMITS = {
     "TRITSERVE_HEADER_SECONDS": "0.5",

@@ -16,9 +16,6 @@ import httpx
 import numpy as np
 import pytest
 
-from model.engine import Engine
-from model.pretrained import DEFAULT_MODEL
-from service.client import Client, RequestError
 from tests.builders import ATTACKS, DATA, npy, random_packed
 from tests.end_to_end.server import (
     refused_start,
@@ -28,6 +25,9 @@ from tests.end_to_end.server import (
     wait_until_served,
 )
 from tests.service.test_settings import SERVICE_LINKS
+from tritserve.model.engine.engine import Engine
+from tritserve.model.pretrained import DEFAULT_MODEL
+from tritserve.service.client.client import Client, RequestError
 
 # Slow on purpose: a call of the engine takes a while, so that requests are caught in it.
 SLOW = {"embed_dim": 64, "hidden_size": 512, "num_layers": 4, "window_size": 500}
@@ -374,7 +374,10 @@ def test_a_signal_in_the_midst_of_starting_ends_it(tmp_path, workers):
 
 def first(code):
     """A program that runs `code` before it serves."""
-    return "-c", f"import os\nimport resource\n{code}\nfrom service.cli import main\nmain()"
+    return (
+        "-c",
+        f"import os\nimport resource\n{code}\nimport tritserve.__main__",
+    )
 
 
 @pytest.mark.parametrize(("most", "allowed"), [(400, 400), (3000, 2064)])

@@ -1,7 +1,6 @@
 """The whole path on real speech: train, pack, serve, embed, judge."""
 
 import json
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -9,15 +8,15 @@ import pytest
 import safetensors.numpy
 from click.testing import CliRunner
 
-from model.data import load
-from model.packed import read
-from model.pretrained import DEFAULT_MODEL
-from model.probe import linear_probe
-from model.recipe import read_recipe
-from service.cli import main
-from service.client import Client
-from tests.builders import DATA, cosines
+from tests.builders import ATTACKS, DATA, cosines
 from tests.end_to_end.server import serving
+from tritserve.model.data.dataset import load
+from tritserve.model.evaluation.probe import linear_probe
+from tritserve.model.packed.file import read
+from tritserve.model.pretrained import DEFAULT_MODEL
+from tritserve.model.training.recipe import read_recipe
+from tritserve.service.client.client import Client
+from tritserve.service.commands.cli import main
 
 VOWELS = DATA / "JapaneseVowels.npz"
 RECIPE = DEFAULT_MODEL.with_suffix(".toml")
@@ -116,8 +115,8 @@ def test_the_command_embeds_files_as_the_service_does(url, tmp_path, form):
 
 def test_torch_and_the_engine_agree_on_real_speech(url, tmp_path):
     """The embedded file's weights in the torch model: cosine 0.9999 and more on every utterance."""
-    from model.bitnet import BitNet  # noqa: PLC0415
     from tests.builders import torch_embed, unpacked_state  # noqa: PLC0415
+    from tritserve.model.network.bitnet import BitNet  # noqa: PLC0415
 
     packed = read(DEFAULT_MODEL)
     model = BitNet(packed.config).eval()
@@ -154,7 +153,7 @@ def test_a_recipe_by_rule_is_printed_for_a_data_set(tmp_path):
 
 
 def test_the_commands_say_what_is_wrong_in_one_line(tmp_path):
-    hostile = Path(__file__).parent.parent / "attacks" / "byte_243.safetensors"
+    hostile = ATTACKS / "byte_243.safetensors"
     for arguments, message in [
         (["inspect", hostile], "byte 0 is 243"),
         (["evaluate", DEFAULT_MODEL, hostile], "is not an .npz file"),

@@ -16,10 +16,10 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from model.pretrained import DEFAULT_MODEL
-from service.settings import Settings
 from tests.builders import random_packed
 from tests.end_to_end.server import refused_start, serving, wait_for
+from tritserve.model.pretrained import DEFAULT_MODEL
+from tritserve.service.settings import Settings
 
 ENVIRONMENT = {
     "TRITSERVE_API_KEYS": "hush-hush",
@@ -92,7 +92,15 @@ def test_the_log_says_what_is_served_and_where(tmp_path):
 @contextmanager
 def serving_anywhere(log, *arguments):
     """A service on a port that only its log tells."""
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "tritserve.service.commands.cli",
+        "serve",
+        "--port",
+        "0",
+        *arguments,
+    ]
     with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
         try:
             yield

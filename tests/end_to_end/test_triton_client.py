@@ -16,14 +16,14 @@ import tritonclient.http.aio
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
-from model.data import load
-from model.engine import Engine
-from model.pretrained import DEFAULT_MODEL
-from service.oip import grpc_messages
 from tests.builders import DATA, random_packed
 from tests.end_to_end.server import run_command, serving
 from tests.end_to_end.test_connections import certificate
 from tests.end_to_end.test_life import SLOW, first, large_batch, queued, wait_for
+from tritserve.model.data.dataset import load
+from tritserve.model.engine.engine import Engine
+from tritserve.model.pretrained import DEFAULT_MODEL
+from tritserve.service.oip.grpc import messages as grpc_messages
 
 MODEL = "japanese-vowels"
 HTTP, GRPC = tritonclient.http, tritonclient.grpc

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model.pretrained import DEFAULT_MODEL
 from tests.builders import random_packed
 from tests.end_to_end.server import serving, wait_for
+from tritserve.model.pretrained import DEFAULT_MODEL
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -1,8 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from model.bitnet import build, output_size, recommended_defaults
-from model.config import ModelConfig
+from tritserve.model.config import ModelConfig
+from tritserve.model.network.bitnet import build, output_size, recommended_defaults
 
 
 def test_the_defaults_are_those_of_the_seed():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from model.sequences import SequenceError, Sequences, check_finite
+from tritserve.model.sequences import SequenceError, Sequences, check_finite
 
 GOOD = np.ones((2, 3))
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
-from model.engine import Engine
-from service.app import create_app
-from service.settings import Settings
+from tritserve.model.engine.engine import Engine
+from tritserve.service.app import create_app
+from tritserve.service.settings import Settings
 
 T = TypeVar("T")
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from service.app import create_app
-from service.media import JSON, NPY, SAFETENSORS
-from service.settings import Settings
 from tests.builders import npy, random_batch
 from tests.service.live import Watched, ask, live
+from tritserve.service.app import create_app
+from tritserve.service.forms.media import JSON, NPY, SAFETENSORS
+from tritserve.service.settings import Settings
 
 BATCH = random_batch([1, 9, 4], 3)
 BODY = {"sequences": [part.tolist() for part in BATCH.split()]}

@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
-from model.engine import Engine, EngineError
-from service.settings import SettingsError, read_settings
 from tests.service.live import ask
+from tritserve.model.engine.engine import Engine, EngineError
+from tritserve.service.settings import SettingsError, read_settings
 
 # What Kubernetes tells pods of a Service named tritserve.
 SERVICE_LINKS = {
@@ -131,7 +131,7 @@ def test_other_workers_reload_too_where_the_model_cannot_be_had(engine, monkeypa
         assert answer.status_code == 409
         assert str(error) in answer.json()["error"]["message"]
 
-    monkeypatch.setattr("service.embedding.load_engine", load)
+    monkeypatch.setattr("tritserve.service.embedding.service.load_engine", load)
     ask(engine, talk, admin_key="administrator", reload_others=lambda: told.append(1))
     # They read keys and the certificate again.
     assert told == [1]

@@ -5,12 +5,12 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.errors import InvalidError
-from service.media import JSON, NPY, SAFETENSORS, negotiate
-from service.options import Options, finish
-from service.wire import Limits, decode
 from tests.builders import npy
 from tests.service.live import ask, live
+from tritserve.service.errors import InvalidError
+from tritserve.service.forms.media import JSON, NPY, SAFETENSORS, negotiate
+from tritserve.service.forms.options import Options, finish
+from tritserve.service.forms.wire import Limits, decode
 
 ONE = npy(np.zeros((1, 1, 3), np.float32))
 

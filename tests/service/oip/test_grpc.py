@@ -7,7 +7,6 @@ import threading
 import time
 import tracemalloc
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -22,17 +21,16 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
-from service.app import create_app
-from service.errors import ServiceError
-from service.notes import add_noted
-from service.oip import grpc_messages as messages
-from service.oip.grpc_form import GrpcForm
-from service.settings import Settings
-from service.wire import Limits
-from tests.builders import random_batch
+from tests.builders import ROOT, random_batch
 from tests.service.live import Watched
+from tritserve.service.app import create_app
+from tritserve.service.errors import ServiceError
+from tritserve.service.forms.wire import Limits
+from tritserve.service.observing.notes import add_noted
+from tritserve.service.oip.grpc import messages
+from tritserve.service.oip.grpc.form import GrpcForm
+from tritserve.service.settings import Settings
 
-ROOT = Path(__file__).parents[3]
 BATCH = random_batch([1, 9, 4], 3)
 LIMITS = Limits(embed_dim=3, max_timesteps=9, max_sequences=50, max_request_timesteps=1000)
 Code = grpc.StatusCode
@@ -644,7 +642,10 @@ def test_a_statement_that_is_not_understood_is_an_error():
 
 
 def test_nothing_of_grpc_is_imported_unless_it_is_asked_for():
-    code = "import sys, service.supervisor; print(sorted({'grpc', 'google'} & set(sys.modules)))"
+    code = (
+        "import sys, tritserve.service.process.supervisor\n"
+        "print(sorted({'grpc', 'google'} & set(sys.modules)))"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT
     )

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.engine import Engine
-from service.compression import MAX_MEMBERS
-from service.errors import InvalidError, ServiceError
-from service.media import OCTETS as BINARY
-from service.oip.rest import HEADER_LENGTH, InferForm
-from service.wire import Limits
 from tests.builders import random_batch, random_packed
 from tests.service.live import ask
+from tritserve.model.engine.engine import Engine
+from tritserve.service.errors import InvalidError, ServiceError
+from tritserve.service.forms.media import OCTETS as BINARY
+from tritserve.service.forms.wire import Limits
+from tritserve.service.http.compression import MAX_MEMBERS
+from tritserve.service.oip.rest.form import HEADER_LENGTH, InferForm
 
 BATCH = random_batch([1, 9, 4], 3)
 LIMITS = Limits(embed_dim=3, max_timesteps=9, max_sequences=50)

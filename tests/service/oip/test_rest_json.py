@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import InvalidError, ServiceError, UnparseableError
-from service.json_pieces import MAX_REST_BYTES, MAX_VALUES
-from service.oip.rest import InferForm
-from service.oip.rest_json import cut_data, read_numbers
-from service.wire import Limits
+from tritserve.service.errors import InvalidError, ServiceError, UnparseableError
+from tritserve.service.forms.json_pieces import MAX_REST_BYTES, MAX_VALUES
+from tritserve.service.forms.wire import Limits
+from tritserve.service.oip.rest.form import InferForm
+from tritserve.service.oip.rest.json import cut_data, read_numbers
 
 LIMITS = Limits(embed_dim=2, max_timesteps=9, max_sequences=50, max_request_timesteps=1000)
 

@@ -1,0 +1,1 @@
+"""Data sets: ragged sequences, with labels or without."""

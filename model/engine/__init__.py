@@ -1,0 +1,1 @@
+"""Embeddings computed from a packed file."""

@@ -1,0 +1,58 @@
+"""The engine in C++; `tritserve.model.engine.engine` is the way to use it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+def supported() -> list[str]:
+    """Names of the instruction sets that this machine can run, best first."""
+
+class Encoder:
+    """A BitNet encoder from a packed file's tensors.
+
+    Raises:
+        ValueError: a tensor is missing or does not fit, `isa` is not supported here, or `threads`
+            is out of range.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], arrays: Mapping[str, Any], isa: str, threads: int
+    ) -> None: ...
+    def embed(
+        self,
+        values: npt.NDArray[np.float32],
+        lengths: npt.NDArray[np.int64],
+        out: npt.NDArray[np.float32],
+    ) -> None:
+        """Fills `out [batch, hidden_size]` with the embeddings of a ragged batch.
+
+        Raises:
+            TypeError: an array has another type, number of dimensions or memory layout.
+            ValueError: shapes or lengths do not fit.
+        """
+
+    alone_work: float
+    """Batches of fewer multiplications are computed by one thread; the answer is the same."""
+
+    @property
+    def kernels(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def panel_bytes(self) -> int: ...
+    @property
+    def weights(self) -> int: ...
+
+class PackedMatrix:
+    """One packed matrix `[outputs, inputs]`, to test and time kernels with."""
+
+    def __init__(
+        self, packed: npt.NDArray[np.uint8], outputs: int, inputs: int, binary: bool, isa: str
+    ) -> None: ...
+    def matmul(self, q: npt.NDArray[np.int8], out: npt.NDArray[np.int32]) -> None:
+        """Fills `out [rows, outputs rounded up to 16]` with `q [rows, inputs] @ weights^T`."""
+
+    @property
+    def kernels(self) -> str: ...

@@ -1,0 +1,183 @@
+"""Embeddings from a packed file: the one door that a service or a script goes through."""
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from tritserve.model.engine import _native
+from tritserve.model.engine.value_check import ValueCheck
+from tritserve.model.environment import ISA_VARIABLE, MAX_THREADS, available_processors
+from tritserve.model.errors import UserError
+from tritserve.model.packed.content import PackedModel
+from tritserve.model.packed.file import PackedFileError, read
+from tritserve.model.packed.golden import disagreement
+from tritserve.model.sequences import (
+    FloatArray,
+    SequenceError,
+    check_lengths,
+    check_longest,
+    check_width,
+)
+
+
+class EngineError(UserError):
+    """An engine that cannot be had on this machine."""
+
+
+class Engine:
+    """A loaded model. A process forked while it computes starts when the batch is done.
+
+    Args:
+        model: the packed model.
+        threads: how many threads compute; as many as the process has processors if not given.
+        isa: the instruction set to use; the best one if not given. The environment variable
+            TRITSERVE_ISA stands in for it.
+
+    Attributes:
+        model: the packed model, checked whole.
+        kernel: the instruction set that computes.
+        threads: how many threads compute.
+
+    Raises:
+        EngineError: the instruction set is not supported here, `threads` is no number of 1 to
+            1024, or so many cannot be started.
+        PackedFileError: the model does not reproduce its golden vector.
+    """
+
+    def __init__(
+        self, model: PackedModel, *, threads: int | None = None, isa: str | None = None
+    ) -> None:
+        self.model = model
+        chosen = os.environ.get(ISA_VARIABLE, "") if isa is None else isa
+        try:
+            self._encoder = _native.Encoder(
+                _settings(model),
+                _arrays(model),
+                chosen,
+                _checked_threads(available_processors() if threads is None else threads),
+            )
+        except (ValueError, RuntimeError) as error:
+            raise EngineError(str(error)) from error
+        self.kernel = self._encoder.kernels
+        self.threads = self._encoder.threads
+        self._check_values = ValueCheck(
+            model.tensors["standardize.mean"],
+            model.tensors["standardize.std"],
+            stride=model.config.stride,
+            differences=model.config.differences,
+        )
+        self._check_golden()
+
+    @classmethod
+    def load(cls, path: Path | str, **options: Any) -> Self:
+        """Reads a packed file, checks it, and reproduces its golden vector.
+
+        Options are those of the constructor.
+
+        Raises:
+            OSError: the file cannot be read.
+            PackedFileError: it is not a valid packed file, or this engine does not compute
+                from it what its exporter computed.
+            EngineError: see above.
+        """
+        return cls(read(Path(path)), **options)
+
+    def embed(self, values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> FloatArray:
+        """Embeds a ragged batch.
+
+        The same sequence gives the same bytes, whatever else is in the batch.
+
+        Args:
+            values: `[timesteps, embed_dim]` float32, all sequences one after the other.
+            lengths: `[batch]` integers of 1 or more whose sum is `timesteps`.
+
+        Returns:
+            `[batch, hidden_size]` float32.
+
+        Raises:
+            SequenceError: the batch is not of this form or masked in places, a sequence is longer
+                than the model takes, a value is not finite, or values are so large that the model
+                overflows.
+        """
+        config = self.model.config
+        for name, given in (("values", values), ("lengths", lengths)):
+            if not isinstance(given, np.ndarray):
+                raise SequenceError(
+                    f"{name} are a {type(given).__name__}; they must be a numpy array"
+                )
+            if np.ma.is_masked(given):
+                raise SequenceError(f"{name} are masked in places; fill them, or leave them out")
+        if values.dtype != np.float32:
+            raise SequenceError(f"values are {values.dtype}; they must be float32")
+        checked = check_lengths(lengths, len(values) if values.ndim else 0)
+        check_width(values, config.embed_dim)
+        check_longest(checked, config.max_timesteps)
+        self._check_values(values, checked)
+        embeddings = np.empty((len(checked), config.hidden_size), dtype=np.float32)
+        self._encoder.embed(np.ascontiguousarray(values), checked, embeddings)
+        overflown = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+        if len(overflown):
+            row = int(overflown[0])
+            raise SequenceError(
+                f"sequence {row} holds values so large that float32 overflows inside the model",
+                row,
+            )
+        return embeddings
+
+    def _check_golden(self) -> None:
+        values = self.model.tensors["golden.values"]
+        expected = self.model.tensors["golden.embedding"]
+        try:
+            got = self.embed(values, np.array([len(values)]))[0]
+        except SequenceError as error:
+            raise PackedFileError(f"the golden vector cannot be computed: {error}") from error
+        if difference := disagreement(got, expected):
+            raise PackedFileError(
+                f"the model does not reproduce its golden vector: {difference}; its config or "
+                "weights were changed"
+            )
+
+
+def _checked_threads(threads: int) -> int:
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
+        raise EngineError(f"threads are {threads!r}; they must be an integer")
+    if not 1 <= threads <= MAX_THREADS:
+        raise EngineError(f"threads must be 1 to {MAX_THREADS}, not {threads}")
+    return int(threads)
+
+
+def _settings(model: PackedModel) -> dict[str, Any]:
+    config = model.config
+    return {
+        "embed_dim": config.embed_dim,
+        "hidden_size": config.hidden_size,
+        "num_heads": config.num_heads,
+        "key_value_heads": config.key_value_heads,
+        "num_layers": config.num_layers,
+        "stride": config.stride,
+        "differences": config.differences,
+        "inner_size": config.inner_size,
+        "max_timesteps": config.max_timesteps,
+        "binary": config.quantize == "binary",
+        "int8_activations": config.activations == "int8",
+        "sub_norm": config.sub_norm,
+        "layernorm": config.norm == "layernorm",
+        "swiglu": config.ffn == "swiglu",
+        "rope": config.positions == "rope",
+        "bias": config.bias,
+        "pooling": config.pooling,
+        "rope_theta": config.rope_theta,
+    }
+
+
+def _arrays(model: PackedModel) -> dict[str, npt.NDArray[Any]]:
+    arrays: dict[str, npt.NDArray[Any]] = dict(model.tensors)
+    for name, layer in model.layers.items():
+        arrays[f"{name}.packed"] = layer.packed
+        arrays[f"{name}.scale"] = layer.scale
+        if layer.bias is not None:
+            arrays[f"{name}.bias"] = layer.bias
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}

@@ -1,0 +1,276 @@
+"""The BitNet sequence encoder in torch: what is trained.
+
+    values [timesteps, embed_dim] -> each `stride` timesteps averaged into one
+      -> differences over time beside them, where there are any -> standardise
+      -> dense to hidden_size, where widths differ -> num_layers blocks -> norm
+      -> pooled to [batch, hidden_size]
+
+A block is `x + attention(norm(x))`, then `x + ffn(norm(x))`; attention is causal, and all four
+projections are BitLinears. With its defaults this is the encoder of `Edifice.Feedforward.BitNet`.
+
+Batches are ragged: flat values and lengths. Layers that act on one timestep see the flat rows.
+Only attention pads, to the right, where the causal mask keeps the padding from every real row.
+Parameters are named as the tensors of the packed file.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tritserve.model.config import ModelConfig, Quantize
+from tritserve.model.network.bitlinear import EPS, BitLinear
+from tritserve.model.sequences import model_inputs
+
+
+def _norm(config: ModelConfig) -> nn.Module:
+    return (nn.LayerNorm if config.norm == "layernorm" else nn.RMSNorm)(config.hidden_size, eps=EPS)
+
+
+def _bit_linear(
+    config: ModelConfig, in_features: int, out_features: int, sub_norm: bool = False
+) -> BitLinear:
+    return BitLinear(
+        in_features,
+        out_features,
+        bias=config.bias,
+        quantize=config.quantize,
+        activations=config.activations,
+        weight_rule=config.weight_rule,
+        center_weights=config.center_weights,
+        sub_norm=sub_norm,
+        norm=config.norm,
+    )
+
+
+def rotate(x: Tensor, theta: float) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves paired as in LLaMA.
+
+    Args:
+        x: `[batch, heads, seq_len, head_dim]` float32.
+        theta: base of the frequencies.
+    """
+    half = x.shape[-1] // 2
+    frequency = theta ** -(torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(x.shape[-2], dtype=torch.float64)[:, None] * frequency
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention with BitLinear projections."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.query_key_value = _bit_linear(config, config.hidden_size, config.query_key_value_size)
+        self.output = _bit_linear(
+            config, config.num_heads * config.head_dim, config.hidden_size, config.sub_norm
+        )
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        """Attends within each sequence.
+
+        Args:
+            x: `[timesteps, hidden_size]`.
+            real: `[batch, seq_len]` bool, true where a padded batch holds a timestep of `x`.
+        """
+        config = self.config
+        batch, seq_len = real.shape
+        qkv = self.query_key_value(x)
+        padded = qkv.new_zeros(batch, seq_len, qkv.shape[-1])
+        padded[real] = qkv
+        # [batch, heads, seq_len, head_dim]
+        heads = padded.view(batch, seq_len, -1, config.head_dim).transpose(1, 2)
+        query, key, value = heads.split(
+            [config.num_heads, config.key_value_heads, config.key_value_heads], dim=1
+        )
+        if config.positions == "rope":
+            query, key = rotate(query, config.rope_theta), rotate(key, config.rope_theta)
+        attended = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, enable_gqa=config.key_value_heads < config.num_heads
+        )
+        joined: Tensor = self.output(attended.transpose(1, 2).flatten(2)[real])
+        return joined
+
+
+class FeedForward(nn.Module):
+    """`down(silu(up(x)))`, or with SwiGLU `down(silu(gate(x)) * up(x))`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = (
+            _bit_linear(config, config.hidden_size, config.inner_size)
+            if config.ffn == "swiglu"
+            else None
+        )
+        self.up = _bit_linear(config, config.hidden_size, config.inner_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.down = _bit_linear(config, config.inner_size, config.hidden_size, config.sub_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[timesteps, hidden_size]` to the same."""
+        inner = F.silu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x)
+        y: Tensor = self.down(self.dropout(inner))
+        return y
+
+
+class BitNetBlock(nn.Module):
+    """`x + attention(norm(x))`, then `x + ffn(norm(x))`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = _norm(config)
+        self.attention = Attention(config)
+        self.ffn_norm = _norm(config)
+        self.ffn = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """`[timesteps, hidden_size]` in sequences of `lengths [batch]` to the same shape."""
+        real = torch.arange(int(lengths.max())) < lengths[:, None]
+        x = x + self.dropout(self.attention(self.attention_norm(x), real))
+        out: Tensor = x + self.dropout(self.ffn(self.ffn_norm(x)))
+        return out
+
+
+class Standardize(nn.Module):
+    """`(x - mean) / std` per feature; the identity until `mean` and `std` are set."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class BitNet(nn.Module):
+    """A BitNet sequence encoder."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.standardize = Standardize(config.input_size)
+        self.input_projection = (
+            nn.Linear(config.input_size, config.hidden_size)
+            if config.has_input_projection
+            else None
+        )
+        self.blocks = nn.ModuleList(BitNetBlock(config) for _ in range(config.num_layers))
+        self.dropout = nn.Dropout(config.dropout)
+        self.final_norm = _norm(config)
+
+    def read(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder sees: `stride` timesteps in one, with differences, standardised.
+
+        Args:
+            values: `[timesteps, embed_dim]` float32, raw.
+            lengths: `[batch]` int64; their sum is `timesteps`.
+
+        Returns:
+            Inputs `[shorter, input_size]` float32, the features themselves first, and their
+            lengths `[batch]`, as `encode` takes them.
+
+        Raises:
+            ValueError: a sequence is empty or longer than `config.max_timesteps`, or lengths and
+                values do not fit.
+        """
+        if int(lengths.min()) < 1:
+            raise ValueError(f"a sequence has length {int(lengths.min())}; it must be 1 or more")
+        if int(lengths.max()) > self.config.max_timesteps:
+            raise ValueError(
+                f"a sequence has {int(lengths.max())} timesteps; "
+                f"this model takes at most {self.config.max_timesteps}"
+            )
+        if int(lengths.sum()) != len(values):
+            raise ValueError(
+                f"lengths add up to {int(lengths.sum())} timesteps, values hold {len(values)}"
+            )
+        config = self.config
+        inputs, short = model_inputs(
+            values.numpy(), lengths.numpy(), config.stride, config.differences
+        )
+        return self.standardize(torch.from_numpy(inputs)), torch.from_numpy(short)
+
+    def encode(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Every timestep's output.
+
+        Args:
+            x: `[timesteps, input_size]` float32, as `read` gives them.
+            lengths: `[batch]` int64; their sum is `timesteps`.
+
+        Returns:
+            `[timesteps, hidden_size]` float32.
+        """
+        if self.input_projection is not None:
+            x = self.input_projection(x)
+        for i, block in enumerate(self.blocks):
+            x = block(self.dropout(x) if i else x, lengths)
+        out: Tensor = self.final_norm(x)
+        return out
+
+    def pool(self, encoded: Tensor, lengths: Tensor) -> Tensor:
+        """`[timesteps, hidden_size]` of `encode` to `[batch, hidden_size]`."""
+        if self.config.pooling == "last":
+            return encoded[lengths.cumsum(0) - 1]
+        rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        weights = lengths
+        if self.config.pooling == "weighted_mean":
+            weights = lengths * (lengths + 1) // 2
+            timestep = torch.arange(len(encoded)) - (lengths.cumsum(0) - lengths)[rows]
+            encoded = encoded * (timestep + 1)[:, None]
+        sums = encoded.new_zeros(len(lengths), encoded.shape[1]).index_add(0, rows, encoded)
+        return sums / weights[:, None]
+
+    def forward(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Embeds a batch.
+
+        Args:
+            values: `[timesteps, embed_dim]` with `lengths`, or `[batch, seq_len, embed_dim]`.
+            lengths: `[batch]` int64.
+
+        Returns:
+            `[batch, hidden_size]` float32.
+        """
+        if lengths is None:
+            batch, seq_len, _ = values.shape
+            values, lengths = values.flatten(0, 1), torch.full((batch,), seq_len)
+        inputs, lengths = self.read(values, lengths)
+        return self.pool(self.encode(inputs, lengths), lengths)
+
+
+def build(*, embed_dim: int, **options: Any) -> BitNet:
+    """A BitNet encoder from Edifice's options (and ModelConfig's others).
+
+    Raises:
+        pydantic.ValidationError: an option is unknown or out of range.
+    """
+    return BitNet(ModelConfig(embed_dim=embed_dim, **options))
+
+
+def build_bitnet_block(*, hidden_size: int, **options: Any) -> BitNetBlock:
+    """One block of a BitNet encoder."""
+    return BitNetBlock(ModelConfig(embed_dim=hidden_size, hidden_size=hidden_size, **options))
+
+
+def bitlinear(in_features: int, out_features: int, quantize: Quantize = "ternary") -> BitLinear:
+    """One BitLinear layer with bias."""
+    return BitLinear(in_features, out_features, quantize=quantize)
+
+
+def output_size(**options: Any) -> int:
+    """Width of the embeddings that `build` with these options gives."""
+    return ModelConfig(**{"embed_dim": 1} | options).hidden_size
+
+
+def recommended_defaults() -> dict[str, Any]:
+    """Edifice's recommended options."""
+    names = ("hidden_size", "num_heads", "num_layers", "window_size", "dropout", "quantize")
+    return {name: ModelConfig.model_fields[name].default for name in names}

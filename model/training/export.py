@@ -1,0 +1,77 @@
+"""From a trained BitNet to a packed file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tritserve.model.engine.reference import Reference
+from tritserve.model.errors import UserError
+from tritserve.model.network.bitlinear import BitLinear
+from tritserve.model.network.bitnet import BitNet
+from tritserve.model.packed.content import PackedLayer, PackedModel
+from tritserve.model.packed.file import parse, serialize
+from tritserve.model.packed.golden import disagreement, golden_sequence
+from tritserve.model.packed.layout import layout
+from tritserve.model.packed.trits import pack_binary, pack_ternary
+from tritserve.model.replace import replace_file
+
+
+class ExportError(UserError):
+    """A model that cannot be packed."""
+
+
+def export(model: BitNet, path: Path, *, name: str, training: Mapping[str, Any]) -> PackedModel:
+    """Packs a model, checks that its packed form computes what the model computes, and writes it.
+
+    What was at the path is replaced at once and only by a good file: after an error it is as it
+    was, and who reads it meanwhile reads the old file or the new one.
+
+    Args:
+        model: a ternary or binary encoder; it is put into evaluation mode.
+        path: of the packed file; its folder must exist.
+        name: what the service calls the model.
+        training: what it was trained on and scored; anything JSON can hold.
+
+    Raises:
+        OSError: the file cannot be written.
+        PackedFileError: the content does not make a valid packed file.
+        ExportError: the model is a float twin, or its packed form computes something else.
+        ReplaceError: a folder or a device is at the path.
+    """
+    config = model.config
+    if config.quantize == "none":
+        raise ExportError("a model with quantize 'none' has no ternary or binary weights to pack")
+    state = {key: value.detach().numpy() for key, value in model.state_dict().items()}
+    expected = layout(config)
+    layers = {key: _pack(model.get_submodule(key)) for key in expected.layers}
+    tensors = {key: state[key] for key in expected.tensors}
+
+    features = slice(config.embed_dim)
+    mean, std = state["standardize.mean"][features], state["standardize.std"][features]
+    golden = golden_sequence(config, mean, std)
+    with torch.inference_mode():
+        embedding = model.eval()(torch.from_numpy(golden)[None])[0].numpy()
+    tensors |= {"golden.values": golden, "golden.embedding": embedding}
+    data = serialize(config=config, name=name, training=training, layers=layers, tensors=tensors)
+    packed = parse(data)
+    computed = Reference(packed).embed(golden, np.array([len(golden)]))[0]
+    if difference := disagreement(computed, embedding):
+        raise ExportError(f"the packed model disagrees with the trained one: {difference}")
+    replace_file(path, data)
+    return packed
+
+
+def _pack(layer: torch.nn.Module) -> PackedLayer:
+    assert isinstance(layer, BitLinear)
+    with torch.no_grad():
+        trits, scale = layer.integer_weight()
+    pack = pack_ternary if layer.quantize == "ternary" else pack_binary
+    return PackedLayer(
+        packed=pack(trits.to(torch.int8).numpy()),
+        scale=scale.reshape(1).numpy(),
+        bias=None if layer.bias is None else layer.bias.detach().numpy(),
+        shape=(layer.out_features, layer.in_features),
+    )

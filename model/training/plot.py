@@ -1,0 +1,49 @@
+"""Pictures of training."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt
+
+from tritserve.model.training.log import read_log
+from tritserve.model.training.run_folder import PLOT
+
+_FIGURES = {
+    "zeros": "share of zeros",
+    "flips": "weights changed per step",
+    "weight_scale": "weight scale",
+    "activation_scale": "activation scale (mean)",
+}
+
+
+def plot_training(folder: Path) -> None:
+    """Draws a run's log as `training.png` in its folder.
+
+    Loss and rate at every step; of each BitLinear the share of zeros, the flips and the scales.
+    """
+    lines = read_log(folder)
+    steps = [line["step"] for line in lines]
+    figure, grid = plt.subplots(2, 3, figsize=(13, 6.5), dpi=110)
+    axes = list(grid.flat)
+    axes[0].plot(steps, [line["loss"] for line in lines], linewidth=0.8)
+    axes[0].set(title="loss", xlabel="step")
+    axes[1].plot(steps, [line["learning_rate"] for line in lines])
+    axes[1].set(title="learning rate", xlabel="step")
+    measured = [line for line in lines if "layers" in line]
+    names = list(measured[-1]["layers"]) if measured else []
+    for axis, (key, title) in zip(axes[2:], _FIGURES.items(), strict=True):
+        for name in names:
+            points = [
+                (m["step"], m["layers"][name][key]) for m in measured if key in m["layers"][name]
+            ]
+            if points:
+                axis.plot(*zip(*points, strict=True), linewidth=0.9, label=name)
+        axis.set(title=title, xlabel="step")
+    if names:
+        axes[2].legend(fontsize=5)
+    figure.tight_layout()
+    figure.savefig(folder / PLOT)
+    plt.close(figure)

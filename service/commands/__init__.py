@@ -1,0 +1,1 @@
+"""The `tritserve` command."""

@@ -1,0 +1,50 @@
+"""A packed model as a table for people."""
+
+import json
+import math
+
+import numpy as np
+
+from tritserve.model.packed.content import PackedModel, unpack
+from tritserve.model.text import printable
+
+FLOAT32_BITS = 32
+_HEADER = (
+    f"{'layer':38}{'shape':>14}{'-1':>7}{'0':>7}{'+1':>7}{'bits/weight':>13}"
+    f"{'bytes':>12}{'float32':>13}{'ratio':>8}"
+)
+
+
+def describe(model: PackedModel) -> str:
+    """Layers, shapes, shares of -1, 0 and +1, bits a weight, and size against float32."""
+    config = model.config
+    lines = [
+        f"{printable(model.name)}: {config.quantize}, {config.embed_dim} features to "
+        f"{config.hidden_size} dimensions, {config.num_layers} layers, {config.num_heads} heads, "
+        f"up to {config.max_timesteps} timesteps",
+        f"revision {model.revision}",
+        "",
+        _HEADER,
+    ]
+    for name, layer in model.layers.items():
+        weights = unpack(layer, config.quantize)
+        shares = [float(np.mean(weights == value)) for value in (-1, 0, 1)]
+        shape = f"{layer.shape[0]} x {layer.shape[1]}"
+        lines.append(
+            f"{name:38}{shape:>14}"
+            + "".join(f"{share:7.3f}" for share in shares)
+            + _size(layer.packed.nbytes, math.prod(layer.shape))
+        )
+    stored = sum(layer.packed.nbytes for layer in model.layers.values())
+    lines += [
+        f"{'all packed weights':73}" + _size(stored, model.packed_weights),
+        f"{'whole file':73}" + _size(model.file_bytes, model.parameters),
+        "",
+        "training " + json.dumps(model.training, indent=2),
+    ]
+    return "\n".join(lines)
+
+
+def _size(stored: int, weights: int) -> str:
+    full = weights * FLOAT32_BITS // 8
+    return f"{8 * stored / weights:13.3f}{stored:12,}{full:13,}{full / stored:7.1f}x"

@@ -1,0 +1,41 @@
+"""`tritserve evaluate`."""
+
+from pathlib import Path
+
+import click
+
+from tritserve.model.data.dataset import check_labels, load
+from tritserve.model.engine.engine import Engine
+from tritserve.model.errors import UserError
+from tritserve.service.commands.arguments import file_argument, threads_option
+from tritserve.service.commands.bulk import embed_all
+from tritserve.service.errors import ServiceError
+
+
+@click.command()
+@click.argument("file", type=file_argument)
+@click.argument("dataset", type=file_argument)
+@threads_option
+def evaluate(file: Path, dataset: Path, threads: int | None) -> None:
+    """Accuracies on a DATASET's test split of probes on a packed FILE's embeddings.
+
+    The probes are the nearest neighbour, a logistic regression and an RBF SVM, each fitted on the
+    training split's embeddings as TS2Vec's evaluation does. Each is shown when it is done; where
+    classes overlap, the SVM may take minutes.
+    """
+    from tritserve.model.evaluation.probe import probe  # noqa: PLC0415
+
+    engine = Engine.load(file, threads=threads)
+    train, test = load(dataset, "train"), load(dataset, "test")
+    if train.labels is None or test.labels is None:
+        raise click.ClickException(f"{dataset} has no labels to probe for")
+    check_labels(train.labels, test.labels)
+    embeddings = []
+    for split, data in (("train", train), ("test", test)):
+        try:
+            embeddings.append(embed_all(engine, data.sequences))
+        except (UserError, ServiceError) as error:
+            raise click.ClickException(f"{dataset}, {split} split: {error}") from error
+    click.echo(f"accuracy on {len(test.labels)} test sequences:")
+    for name, accuracy in probe(embeddings[0], train.labels, embeddings[1], test.labels):
+        click.echo(f"  {name:<10} {accuracy:.4f}")

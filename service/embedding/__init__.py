@@ -1,0 +1,1 @@
+"""Requests, a queue and an engine."""

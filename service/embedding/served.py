@@ -1,0 +1,150 @@
+"""One loaded model as it is served: its engine behind a queue, and what is told of it."""
+
+import asyncio
+import logging
+import math
+import time
+from importlib.metadata import version
+from typing import Any
+
+from tritserve.model.engine.engine import Engine, EngineError
+from tritserve.model.environment import available_processors
+from tritserve.model.sequences import SequenceError, Sequences
+from tritserve.service.embedding.batcher import Batcher
+from tritserve.service.embedding.jobs import Refused, Result
+from tritserve.service.forms.wire import Limits, invalid
+from tritserve.service.observing.metrics import Metrics
+from tritserve.service.observing.notes import note
+from tritserve.service.observing.tracing import record_stages
+from tritserve.service.settings import Settings
+
+POLL_SECONDS = 0.01
+REQUESTS_IN_QUEUE = 8
+
+log = logging.getLogger("tritserve")
+
+
+def load_engine(settings: Settings) -> Engine:
+    """Loads the packed file; without a setting, workers share the processors evenly.
+
+    Raises:
+        OSError: the file cannot be read.
+        PackedFileError: it is not valid.
+        EngineError: the engine cannot be had as it is set, or does not fit into memory.
+    """
+    threads = settings.threads or max(1, available_processors() // settings.workers)
+    try:
+        return Engine.load(settings.model, threads=threads)
+    except MemoryError as error:
+        raise EngineError(f"{settings.model} does not fit into memory") from error
+
+
+class ServedModel:
+    """A loaded engine and its queue.
+
+    Attributes:
+        limits: what a request may be.
+        about: the model as answers tell of it.
+        users: requests that it is to answer, from before their bodies are read.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics) -> None:
+        model = engine.model
+        self.engine = engine
+        self.limits = Limits(
+            embed_dim=model.config.embed_dim,
+            max_timesteps=model.config.max_timesteps,
+            max_sequences=settings.max_sequences,
+            max_request_timesteps=settings.max_request_timesteps
+            or max(
+                settings.queue_timesteps // REQUESTS_IN_QUEUE,
+                settings.batch_timesteps,
+                model.config.max_timesteps,
+            ),
+        )
+        self.about: dict[str, Any] = {
+            "name": model.name,
+            "revision": model.revision,
+            "output_size": model.config.hidden_size,
+            "quantize": model.config.quantize,
+            "bits_per_weight": model.bits_per_weight,
+        }
+        self.users = 0
+        self._settings = settings
+        self._metrics = metrics
+        self.batcher = Batcher(
+            engine.embed,
+            refused=(SequenceError,),
+            queue_timesteps=settings.queue_timesteps,
+            batch_timesteps=settings.batch_timesteps,
+            stuck_seconds=settings.stuck_seconds,
+            on_batch=metrics.count_batch,
+        )
+
+    async def retire(self, seconds: float | None = None) -> bool:
+        """Finishes the requests that use the model, and stops.
+
+        Args:
+            seconds: the longest to wait; if not given, for as long as the engine computes.
+
+        Returns:
+            Whether all were finished; what was not is answered UnavailableError.
+        """
+        until = math.inf if seconds is None else time.monotonic() + seconds
+        while self.users and time.monotonic() < until:
+            if seconds is None and self.batcher.unavailable:
+                break
+            await asyncio.sleep(POLL_SECONDS)
+        # Of those that are not submitted yet, the batcher knows nothing.
+        answered = not self.users
+        left = 0.0 if seconds is None else max(0.0, until - time.monotonic())
+        return await self.batcher.drain(left) and answered
+
+    async def compute(self, sequences: Sequences, deadline: float | None) -> Result:
+        """Embeddings of a batch, through the queue; errors are those of an answer."""
+        note(sequences=len(sequences), timesteps=len(sequences.values))
+        submitted = time.time_ns()
+        try:
+            result = await self.batcher.submit(sequences, deadline)
+        except Refused as refused:
+            cause = refused.__cause__
+            assert isinstance(cause, SequenceError)
+            raise invalid(cause, refused.first_row) from cause
+        record_stages(submitted, queue=result.queue_seconds, compute=result.compute_seconds)
+        self._metrics.queue_seconds.observe(result.queue_seconds)
+        self._metrics.compute_seconds.observe(result.compute_seconds)
+        return result
+
+    def announce(self, address: str | None) -> None:
+        """Logs what is served, and where if that is known."""
+        fields: dict[str, Any] = {"model": self.about["name"], "revision": self.about["revision"]}
+        fields |= {"kernel": self.engine.kernel, "threads": self.engine.threads}
+        if address:
+            fields["address"] = address
+        log.info("now serving", extra=fields)
+
+    def info(self) -> dict[str, Any]:
+        """The answer of `GET /info`."""
+        model, settings = self.engine.model, self._settings
+        return {
+            "name": model.name,
+            "revision": model.revision,
+            "version": version("tritserve"),
+            "config": model.config.model_dump(),
+            "output_size": model.config.hidden_size,
+            "bits_per_weight": model.bits_per_weight,
+            "nominal_bits_per_weight": model.nominal_bits_per_weight,
+            "bits_per_parameter": model.bits_per_parameter,
+            "parameters": model.parameters,
+            "packed_bytes": sum(layer.packed.nbytes for layer in model.layers.values()),
+            "kernel": self.engine.kernel,
+            "threads": self.engine.threads,
+            "limits": {
+                "max_body_bytes": settings.max_body_bytes,
+                "max_sequences": settings.max_sequences,
+                "max_timesteps": self.limits.max_timesteps,
+                "max_request_timesteps": self.limits.max_request_timesteps,
+                "queue_timesteps": settings.queue_timesteps,
+                "batch_timesteps": settings.batch_timesteps,
+            },
+        }

@@ -1,0 +1,1 @@
+"""Bytes to sequences and options; embeddings to bytes."""

@@ -1,0 +1,113 @@
+"""The options of `POST /embed`, and what they do to sequences and embeddings."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from tritserve.model.sequences import FloatArray, Sequences
+from tritserve.service.errors import InvalidError
+
+Overlong = Literal["error", "keep_last", "keep_first"]
+Precision = Literal["float32", "float16", "int8", "binary"]
+
+
+_SMALLEST = np.finfo(np.float32).tiny
+
+
+class Options(BaseModel):
+    """How to treat overlong sequences, and how to give the embeddings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    normalize: bool = Field(default=False, description="Scale each embedding to unit length.")
+    overlong: Overlong = Field(
+        default="error",
+        description="What to do with sequences longer than the model takes: refuse the request, "
+        "or keep the last or first timesteps. `usage.truncated` then names the rows; npy and the "
+        "Open Inference Protocol tell how many they are.",
+    )
+    precision: Precision = Field(
+        default="float32",
+        description="`int8`: each embedding times 127 over its largest magnitude, rounded; the "
+        "factors come back as `scales`, for which npy has no place. `binary`: a bit for each "
+        "number, set where it is above zero, eight to a byte, first number in the highest bit.",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Embeddings in the precision that was asked for.
+
+    Attributes:
+        rows: `[batch, hidden_size]` float32, float16 or int8, or `[batch, hidden_size / 8]` uint8
+            (rounded up) for binary.
+        scales: `[batch]` float32 by which int8 rows are multiplied to get the numbers back.
+    """
+
+    rows: npt.NDArray[Any]
+    scales: FloatArray | None = None
+
+
+def truncate(
+    sequences: Sequences, overlong: Overlong, max_timesteps: int
+) -> tuple[Sequences, list[int]]:
+    """Shortens sequences that are too long, where that was asked for.
+
+    Returns:
+        The sequences, and which rows were shortened.
+
+    Raises:
+        InvalidError: a sequence is too long and `overlong` is `error`.
+    """
+    if sequences.lengths.max() <= max_timesteps:
+        return sequences, []
+    rows = np.flatnonzero(sequences.lengths > max_timesteps).tolist()
+    if overlong == "error":
+        raise InvalidError(
+            f"sequence {rows[0]} has {sequences.lengths[rows[0]]} timesteps, the model takes at "
+            f"most {max_timesteps}; shorten it, or ask for it with overlong=keep_last or "
+            "keep_first",
+            row=rows[0],
+        )
+    kept = slice(-max_timesteps, None) if overlong == "keep_last" else slice(max_timesteps)
+    parts = [part[kept] for part in sequences.split()]
+    lengths = np.minimum(sequences.lengths, max_timesteps)
+    return Sequences(np.concatenate(parts), lengths), rows
+
+
+def finish(rows: FloatArray, options: Options) -> Embeddings:
+    """Normalises and rounds embeddings `[batch, hidden_size]` as asked.
+
+    Raises:
+        InvalidError: a number is too large for float16, or an embedding is zero and cannot be
+            given unit length.
+    """
+    if options.normalize:
+        norms = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+        if not norms.all():
+            row = int(np.flatnonzero(norms == 0)[0])
+            raise InvalidError(f"the embedding of sequence {row} is zero: no unit length", row=row)
+        rows = (rows / norms).astype(np.float32)
+    match options.precision:
+        case "float32":
+            return Embeddings(rows)
+        case "float16":
+            with np.errstate(over="ignore"):
+                half = rows.astype(np.float16)
+            if not np.isfinite(half).all():
+                row = int(np.flatnonzero(~np.isfinite(half).all(axis=1))[0])
+                raise InvalidError(
+                    f"the embedding of sequence {row} is too large for float16; "
+                    "ask for float32, or for normalize",
+                    row=row,
+                )
+            return Embeddings(half)
+        case "int8":
+            # Not below the smallest normal number: a quotient could leave the range of int8.
+            scales = np.maximum(np.abs(rows).max(axis=1) / np.float32(127), _SMALLEST)
+            return Embeddings(np.rint(rows / scales[:, None]).astype(np.int8), scales)
+        case "binary":
+            return Embeddings(np.packbits(rows > 0, axis=1))

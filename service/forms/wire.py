@@ -1,0 +1,237 @@
+"""Bytes to sequences, embeddings to bytes: JSON, npy and safetensors.
+
+What a request can get wrong is found here, before it meets any other request: what cannot be
+parsed is an UnparseableError, what can be parsed but is wrong an InvalidError that names the row
+and the timestep.
+"""
+
+import json
+import reprlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import safetensors
+import safetensors.numpy
+from pydantic import ValidationError
+
+from tritserve.model.errors import explain
+from tritserve.model.packed.tensors import save_tensors
+from tritserve.model.sequences import (
+    SequenceError,
+    Sequences,
+    check_finite,
+    check_lengths,
+    check_width,
+    to_float32,
+)
+from tritserve.service.errors import InvalidError, UnparseableError, UnsupportedMediaTypeError
+from tritserve.service.forms.json_body import decode_json
+from tritserve.service.forms.json_numbers import json_numbers
+from tritserve.service.forms.media import JSON, MEDIA_TYPES, NPY, SAFETENSORS, parse_content_type
+from tritserve.service.forms.npy import read_npy, write_npy
+from tritserve.service.forms.options import Embeddings, Options
+
+_BOOLEANS = {"true": True, "false": False}
+_DEFAULTS = Options()
+
+# Two tensors need a hundred. The library reads a header of any length in one call, which holds the
+# interpreter, and the event loop with it.
+MAX_SAFETENSORS_HEADER_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may be.
+
+    Attributes:
+        embed_dim: features per timestep.
+        max_timesteps: of one sequence.
+        max_sequences: of one request.
+        max_request_timesteps: of all sequences of one request.
+    """
+
+    embed_dim: int
+    max_timesteps: int
+    max_sequences: int
+    max_request_timesteps: int = sys.maxsize
+
+
+@dataclass(frozen=True, eq=False)
+class EmbedRequest:
+    """A request whose form is right; sequences may still be too long for the model."""
+
+    sequences: Sequences
+    options: Options
+
+
+@dataclass(frozen=True, eq=False)
+class EmbedAnswer:
+    """What an answer says beside its embeddings, in the forms that have a place for it."""
+
+    embeddings: Embeddings
+    model: dict[str, Any]
+    usage: dict[str, Any]
+    timing_ms: dict[str, float]
+
+
+def decode(
+    body: bytes, content_type: str | None, query: Mapping[str, str], limits: Limits
+) -> EmbedRequest:
+    """Reads the body of `POST /embed`.
+
+    Raises:
+        UnsupportedMediaTypeError: the content type is none of `MEDIA_TYPES`.
+        UnparseableError: the body is not of its content type.
+        InvalidError: the body or the query is wrong.
+    """
+    media_type, charset = parse_content_type(content_type or "")
+    if media_type == JSON and charset in {"", "utf-8"}:
+        sequences, given = decode_json(body, limits.embed_dim)
+        request = EmbedRequest(sequences, _merge(given, read_options(query)))
+    elif media_type == NPY:
+        request = EmbedRequest(_decode_npy(body), read_options(query))
+    elif media_type == SAFETENSORS:
+        request = EmbedRequest(_decode_safetensors(body), read_options(query))
+    else:
+        raise UnsupportedMediaTypeError(
+            f"Content-Type is {content_type or 'missing'}; it must be one of "
+            + ", ".join(MEDIA_TYPES)
+            + ", JSON in UTF-8"
+        )
+    check_request(request, limits)
+    return request
+
+
+def check_request(request: EmbedRequest, limits: Limits) -> None:
+    """Raises InvalidError if a request has too many sequences or values that do not fit."""
+    sequences = request.sequences
+    if len(sequences) > limits.max_sequences:
+        raise InvalidError(
+            f"the request has {len(sequences)} sequences; at most {limits.max_sequences} go",
+            limit=limits.max_sequences,
+        )
+    if len(sequences.values) > limits.max_request_timesteps:
+        raise InvalidError(
+            f"the request has {len(sequences.values)} timesteps; "
+            f"at most {limits.max_request_timesteps} go",
+            limit=limits.max_request_timesteps,
+        )
+    try:
+        check_width(sequences.values, limits.embed_dim)
+        check_finite(sequences.values, sequences.lengths)
+    except SequenceError as error:
+        raise invalid(error) from error
+
+
+def invalid(error: SequenceError, first_row: int = 0) -> InvalidError:
+    """The same complaint as an answer, about rows that are counted from `first_row`."""
+    if error.row is None:
+        return InvalidError(str(error))
+    row = first_row + error.row
+    message = str(error).replace(f"sequence {error.row}", f"sequence {row}", 1)
+    return InvalidError(message, row=row, timestep=error.timestep)
+
+
+def _merge(body: Options, query: Options) -> Options:
+    twice = sorted(body.model_fields_set & query.model_fields_set)
+    if twice:
+        raise InvalidError(f"{twice[0]} is in the body and in the query", field=twice[0])
+    return body.model_copy(update=query.model_dump(exclude_unset=True))
+
+
+def read_options(query: Mapping[str, str]) -> Options:
+    """Options from a query string.
+
+    Raises:
+        InvalidError: a parameter is unknown or has a wrong value.
+    """
+    if not query:
+        return _DEFAULTS
+    given: dict[str, str | bool] = dict(query)
+    if query.get("normalize") in _BOOLEANS:
+        given["normalize"] = _BOOLEANS[query["normalize"]]
+    try:
+        return Options.model_validate(given, strict=True)
+    except ValidationError as error:
+        raise InvalidError(f"query: {explain(error)}") from error
+
+
+def _decode_npy(body: bytes) -> Sequences:
+    array = read_npy(body)
+    batch, seq_len, width = array.shape
+    lengths = np.full(batch, seq_len, dtype=np.int64)
+    return Sequences(to_float32(array).reshape(batch * seq_len, width), lengths)
+
+
+def _decode_safetensors(body: bytes) -> Sequences:
+    header_bytes = int.from_bytes(body[:8], "little")
+    if MAX_SAFETENSORS_HEADER_BYTES < header_bytes <= len(body) - 8:
+        raise InvalidError(
+            f"the safetensors header has {header_bytes} bytes; "
+            f"at most {MAX_SAFETENSORS_HEADER_BYTES} are read"
+        )
+    try:
+        tensors = safetensors.numpy.load(body)
+    except KeyError as error:
+        raise InvalidError(
+            f"the body has a tensor of type {error}; 'values' are F16, F32 or F64, 'lengths' are "
+            "integers"
+        ) from error
+    except (safetensors.SafetensorError, ValueError, TypeError) as error:
+        raise UnparseableError(f"the body is not safetensors: {error}") from error
+    if set(tensors) != {"values", "lengths"}:
+        raise InvalidError(
+            f"the body holds the tensors {reprlib.repr(sorted(tensors))}; "
+            "they must be 'values' and 'lengths'"
+        )
+    return to_sequences(tensors["values"], tensors["lengths"])
+
+
+def to_sequences(values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Sequences:
+    """A ragged batch from `values [timesteps, embed_dim]`, floats, and `lengths [batch]`.
+
+    Raises:
+        InvalidError: they are not that, or do not fit each other.
+    """
+    if values.dtype.kind != "f" or values.ndim != 2:
+        raise InvalidError(
+            f"'values' are {values.dtype} {list(values.shape)}; they must be float16, float32 or "
+            "float64 of shape [timesteps, embed_dim]"
+        )
+    try:
+        checked = check_lengths(lengths, len(values))
+    except SequenceError as error:
+        raise invalid(error) from error
+    # What float32 cannot hold becomes infinite here, and is found with its row afterwards.
+    return Sequences(to_float32(values), checked)
+
+
+def encode(answer: EmbedAnswer, media_type: str) -> tuple[bytes, dict[str, str]]:
+    """The answer's body, and the headers that stand in for what its form has no place for."""
+    timing = ", ".join([f"{name};dur={ms:.3f}" for name, ms in answer.timing_ms.items()])
+    headers = {"Content-Type": media_type, "Server-Timing": timing}
+    rows, scales = answer.embeddings.rows, answer.embeddings.scales
+    about = {"model": answer.model, "usage": answer.usage, "timing_ms": answer.timing_ms}
+    if media_type == JSON:
+        # float16 as float32: orjson writes the shortest digits that give the same number back.
+        numbers = rows.astype(np.float32) if rows.dtype == np.float16 else rows
+        content = {"embeddings": json_numbers(numbers)}
+        if scales is not None:
+            content["scales"] = json_numbers(scales)
+        return orjson.dumps(content | about), headers
+    if media_type == SAFETENSORS:
+        tensors = {"embeddings": rows, **({} if scales is None else {"scales": scales})}
+        metadata = {name: json.dumps(value) for name, value in about.items()}
+        return save_tensors(tensors, metadata), headers
+    headers |= {
+        "Tritserve-Model": quote(answer.model["name"]),
+        "Tritserve-Revision": answer.model["revision"],
+        "Tritserve-Truncated": str(len(answer.usage["truncated"])),
+    }
+    return write_npy(rows), headers

@@ -1,0 +1,1 @@
+"""The edge: connections, bodies, keys, answers."""

@@ -1,0 +1,173 @@
+"""Requests and answers of the Open Inference Protocol over gRPC: protobuf bytes both ways.
+
+Inputs come as `raw_input_contents`, one for each, or all in the field of `contents` that their
+datatype has. Outputs always go as `raw_output_contents`. Our options are parameters of the
+request; parameters that are not ours are refused.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from pydantic import ValidationError
+
+from tritserve.model.errors import explain
+from tritserve.service.errors import InvalidError, UnparseableError
+from tritserve.service.forms.media import OCTETS, PROTOBUF
+from tritserve.service.forms.options import Options
+from tritserve.service.forms.wire import EmbedAnswer, EmbedRequest, Limits
+from tritserve.service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
+from tritserve.service.oip.grpc.parts import check_parts
+from tritserve.service.oip.tensors import (
+    DATATYPES,
+    DTYPES,
+    MODEL_VERSION,
+    Array,
+    check_model,
+    check_unique,
+    choose_outputs,
+    from_bytes,
+    from_numbers,
+    read_output,
+    to_request,
+)
+
+_CONTENTS = {
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+}
+
+
+def parse(message_class: Any, body: bytes) -> Any:
+    """A message from its bytes.
+
+    Raises:
+        UnparseableError: they are none of this kind.
+    """
+    try:
+        return message_class.FromString(body)
+    except DecodeError as error:
+        name = message_class.DESCRIPTOR.name
+        raise UnparseableError(f"the message is not a {name}: {error}") from error
+
+
+class GrpcForm:
+    """How one `ModelInfer` request and its answer are written.
+
+    Args:
+        model: the name of the served model.
+    """
+
+    content_type = PROTOBUF
+    answer_type = OCTETS
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._id = ""
+        self._outputs: list[str] = []
+
+    def decode(self, body: bytes, limits: Limits) -> EmbedRequest:
+        """Reads and checks a request.
+
+        Raises:
+            UnparseableError: the body is not a `ModelInferRequest`.
+            UnknownPathError: it is for another model.
+            InvalidError: what it says is wrong.
+        """
+        check_parts(body)
+        request = parse(ModelInferRequest, body)
+        check_model(request.model_name, self._model, request.model_version or None)
+        options = _read_options(request.parameters)
+        self._id = request.id
+        for kind, tensors in (("inputs", request.inputs), ("outputs", request.outputs)):
+            if len(tensors) > 2:
+                raise InvalidError(f"the request has {len(tensors)} {kind}; at most 2 go")
+        for output in request.outputs:
+            _refuse_parameters("output", output)
+        self._outputs = choose_outputs([output.name for output in request.outputs], options)
+        return to_request(_read_tensors(request, limits), options, limits)
+
+    def encode(self, answer: EmbedAnswer) -> tuple[bytes, dict[str, str]]:
+        """The answer's bytes; there are no headers."""
+        response = ModelInferResponse(
+            model_name=self._model, model_version=MODEL_VERSION, id=self._id
+        )
+        response.parameters["truncated"].int64_param = len(answer.usage["truncated"])
+        for name in self._outputs:
+            array = read_output(answer, name)
+            response.outputs.add(name=name, datatype=DATATYPES[array.dtype.name], shape=array.shape)
+            response.raw_output_contents.append(array.tobytes())
+        return response.SerializeToString(), {}
+
+
+def _read_options(parameters: Mapping[str, Any]) -> Options:
+    given = {}
+    if unknown := sorted(set(parameters) - set(Options.model_fields)):
+        raise InvalidError(f"the parameter {unknown[0]!r} is none that is known here")
+    for name, value in parameters.items():
+        choice = value.WhichOneof("parameter_choice")
+        if choice is None:
+            raise InvalidError(f"the parameter {name!r} has no value")
+        given[name] = getattr(value, choice)
+    try:
+        return Options.model_validate(given, strict=True)
+    except ValidationError as error:
+        raise InvalidError(f"parameters: {explain(error)}") from error
+
+
+def _read_tensors(request: Any, limits: Limits) -> dict[str, Array]:
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidError(
+            f"there are {len(raw)} raw_input_contents for {len(request.inputs)} inputs"
+        )
+    check_unique("input", [given.name for given in request.inputs])
+    tensors = {}
+    for index, given in enumerate(request.inputs):
+        _check_input(given)
+        described = (given.name, given.datatype, list(given.shape))
+        if raw:
+            if given.HasField("contents"):
+                raise InvalidError(f"input '{given.name}' has contents beside raw_input_contents")
+            tensors[given.name] = from_bytes(*described, raw[index])
+        else:
+            tensors[given.name] = from_numbers(*described, _read_contents(given, limits))
+    return tensors
+
+
+def _check_input(given: Any) -> None:
+    if given.name not in {"values", "lengths"}:
+        raise InvalidError(f"there is no input {given.name!r}, only 'values' and 'lengths'")
+    if given.datatype not in DTYPES:
+        raise InvalidError(
+            f"input '{given.name}' has datatype {given.datatype!r}; "
+            f"it must be one of {', '.join(DTYPES)}"
+        )
+    if not 1 <= len(given.shape) <= 3:
+        raise InvalidError(f"input '{given.name}' has {len(given.shape)} axes; it must have 1 to 3")
+    _refuse_parameters("input", given)
+
+
+def _refuse_parameters(kind: str, tensor: Any) -> None:
+    if tensor.parameters:
+        raise InvalidError(f"{kind} '{tensor.name}' has parameters {sorted(tensor.parameters)}")
+
+
+def _read_contents(given: Any, limits: Limits) -> Array:
+    field = _CONTENTS.get(given.datatype)
+    if field is None:
+        raise InvalidError(f"input '{given.name}': {given.datatype} goes in raw_input_contents")
+    wrong = [found.name for found, _ in given.contents.ListFields() if found.name != field]
+    if wrong:
+        raise InvalidError(
+            f"input '{given.name}' of type {given.datatype} goes in {field}, not in {wrong[0]}"
+        )
+    numbers = getattr(given.contents, field)
+    if given.name == "lengths" and len(numbers) > limits.max_sequences:
+        raise InvalidError(
+            f"there are {len(numbers)} lengths; at most {limits.max_sequences} sequences go"
+        )
+    return np.fromiter(numbers, DTYPES[given.datatype], len(numbers))

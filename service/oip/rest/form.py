@@ -1,0 +1,219 @@
+"""The Open Inference Protocol, version 2, over REST, with its binary tensor extension.
+
+A request is JSON, or JSON followed by the bytes of tensors in the order of the inputs that have a
+`binary_data_size`; `Inference-Header-Content-Length` then tells how long the JSON is. Answers are
+built the same way. `Content-Type` is not looked at: clients of the protocol send any, or none.
+
+Our options are parameters of the request. Parameters that are not ours, among them those that
+Triton knows for its scheduler, are refused: none is sent by a client that was not told to.
+
+Source: the KServe open inference protocol (open-inference-protocol, inference_rest) and Triton's
+binary data extension.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from tritserve.model.errors import explain
+from tritserve.service.errors import InvalidError, UnparseableError
+from tritserve.service.forms.json_numbers import json_numbers
+from tritserve.service.forms.media import JSON, OCTETS
+from tritserve.service.forms.options import Options
+from tritserve.service.forms.wire import EmbedAnswer, EmbedRequest, Limits
+from tritserve.service.oip.rest.json import cut_data, read_numbers
+from tritserve.service.oip.tensors import (
+    DATATYPES,
+    MODEL_VERSION,
+    Array,
+    check_unique,
+    choose_outputs,
+    from_bytes,
+    from_numbers,
+    read_output,
+    to_request,
+)
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+# A request with more JSON than this is not decoded as fast as bytes are.
+SHORT_JSON_BYTES = 4096
+
+
+# Generated clients often write optional fields that are not there as null.
+_NoneIsEmpty = BeforeValidator(lambda given: {} if given is None else given)
+_NoneIsNothing = BeforeValidator(lambda given: [] if given is None else given)
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _InputParameters(_Message):
+    binary_data_size: int | None = Field(default=None, ge=0)
+
+
+class _Input(_Message):
+    name: Literal["values", "lengths"]
+    shape: list[int] = Field(min_length=1, max_length=3)
+    datatype: Literal["FP16", "FP32", "FP64", "INT32", "INT64"]
+    parameters: Annotated[_InputParameters, _NoneIsEmpty] = _InputParameters()
+    # Where its numbers were cut out, their place.
+    data: list[Any] | None = None
+
+
+class _OutputParameters(_Message):
+    binary_data: bool | None = None
+
+
+class _Output(_Message):
+    name: Literal["embeddings", "scales"]
+    parameters: Annotated[_OutputParameters, _NoneIsEmpty] = _OutputParameters()
+
+
+class _Parameters(Options):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    binary_data_output: bool = False
+
+
+class _Request(_Message):
+    id: str | None = None
+    parameters: Annotated[_Parameters, _NoneIsEmpty] = _Parameters()
+    inputs: list[_Input] = Field(min_length=1, max_length=2)
+    outputs: Annotated[list[_Output], Field(max_length=2), _NoneIsNothing] = []
+
+
+class InferForm:
+    """How one `infer` request and its answer are written."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._header_length = headers.get(HEADER_LENGTH.lower())
+        self._id: str | None = None
+        # The outputs of the answer, and which of them go as bytes.
+        self._outputs: dict[str, bool] = {}
+
+    @property
+    def content_type(self) -> str:
+        """What most of the request is."""
+        text = self._header_length or ""
+        short = text.isdecimal() and len(text) < 10 and int(text) <= SHORT_JSON_BYTES
+        return OCTETS if short else JSON
+
+    @property
+    def answer_type(self) -> str:
+        """What most of the answer is; known once the request is decoded."""
+        return OCTETS if all(self._outputs.values()) else JSON
+
+    def decode(self, body: bytes, limits: Limits) -> EmbedRequest:
+        """Reads and checks a request.
+
+        Raises:
+            UnparseableError: the body is not JSON, or not as long as it says.
+            InvalidError: the JSON or a tensor is wrong.
+        """
+        json_bytes = self._json_length(body)
+        rest, lists = cut_data(body[:json_bytes])
+        request = _parse(rest)
+        fields = request.parameters.model_dump(exclude={"binary_data_output"})
+        options = Options.model_validate(fields)
+        self._id = request.id
+        self._outputs = _choose_outputs(request, options)
+        tensors = _read_tensors(request.inputs, dict(enumerate(lists)), body[json_bytes:])
+        return to_request(tensors, options, limits)
+
+    def encode(self, answer: EmbedAnswer) -> tuple[bytes, dict[str, str]]:
+        """The answer's body and headers."""
+        outputs, blobs = [], []
+        for name, binary in self._outputs.items():
+            array = read_output(answer, name)
+            output: dict[str, Any] = {
+                "name": name,
+                "datatype": DATATYPES[array.dtype.name],
+                "shape": list(array.shape),
+            }
+            if binary:
+                blobs.append(array.tobytes())
+                output["parameters"] = {"binary_data_size": len(blobs[-1])}
+            else:
+                output["data"] = json_numbers(array.ravel())
+            outputs.append(output)
+        head: dict[str, Any] = {
+            "model_name": answer.model["name"],
+            "model_version": MODEL_VERSION,
+            "parameters": {"truncated": len(answer.usage["truncated"])},
+            "outputs": outputs,
+        }
+        if self._id is not None:
+            head["id"] = self._id
+        text = orjson.dumps(head)
+        if not blobs:
+            return text, {"Content-Type": JSON}
+        headers = {"Content-Type": OCTETS, HEADER_LENGTH: str(len(text))}
+        return b"".join([text, *blobs]), headers
+
+    def _json_length(self, body: bytes) -> int:
+        text = self._header_length
+        if text is None:
+            return len(body)
+        if not text.isdecimal() or len(text) > 18 or int(text) > len(body):
+            raise UnparseableError(
+                f"{HEADER_LENGTH} is {text[:20]!r}; it must be at most the body's {len(body)} bytes"
+            )
+        return int(text)
+
+
+def _parse(text: bytes) -> _Request:
+    try:
+        return _Request.model_validate_json(text)
+    except ValidationError as error:
+        if error.errors(include_input=False)[0]["type"] == "json_invalid":
+            raise UnparseableError(f"the request is not JSON: {explain(error)}") from error
+        raise InvalidError(explain(error)) from error
+
+
+def _choose_outputs(request: _Request, options: Options) -> dict[str, bool]:
+    binary: dict[str, bool | None] = {
+        output.name: output.parameters.binary_data for output in request.outputs
+    }
+    chosen: dict[str, bool] = {}
+    for name in choose_outputs([output.name for output in request.outputs], options):
+        asked = binary.get(name)
+        chosen[name] = request.parameters.binary_data_output if asked is None else asked
+    if options.precision == "float16" and chosen.get("embeddings") is False:
+        raise InvalidError("FP16 has no JSON form; ask for binary_data, or for float32")
+    return chosen
+
+
+def _take(lists: dict[int, bytes], given: _Input) -> bytes:
+    match given.data:
+        case [int(place)] if place in lists:
+            return lists.pop(place)
+    raise InvalidError(f"input '{given.name}': data must be {given.datatype} numbers")
+
+
+def _read_tensors(inputs: list[_Input], lists: dict[int, bytes], tail: bytes) -> dict[str, Array]:
+    check_unique("input", [given.name for given in inputs])
+    tensors: dict[str, Array] = {}
+    at = 0
+    for given in inputs:
+        size = given.parameters.binary_data_size
+        described = (given.name, given.datatype, given.shape)
+        if size is not None and given.data is None:
+            if size > len(tail) - at:
+                raise UnparseableError(f"the bytes of input '{given.name}' are cut off")
+            tensors[given.name] = from_bytes(*described, tail[at : at + size])
+            at += size
+        elif size is None and given.data is not None:
+            if given.datatype == "FP16":
+                raise InvalidError("FP16 has no JSON form; send it as binary data")
+            numbers = read_numbers(*described, _take(lists, given))
+            tensors[given.name] = from_numbers(*described, numbers)
+        else:
+            raise InvalidError(f"input '{given.name}' needs either data or binary_data_size")
+    if lists:
+        raise InvalidError("a list of numbers belongs to no input: a key 'data' is there twice")
+    if at != len(tail):
+        raise UnparseableError(f"{len(tail)} bytes follow the JSON, the inputs tell of {at}")
+    return tensors

@@ -1,0 +1,12 @@
+import pytest
+
+from tests.builders import random_packed
+from tritserve.model.engine.engine import Engine
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory):
+    """A small random model: 3 features, at most 9 timesteps, 16 numbers."""
+    path = tmp_path_factory.mktemp("service") / "m"
+    random_packed(path, embed_dim=3, hidden_size=16, num_layers=1, window_size=9)
+    return Engine.load(path)

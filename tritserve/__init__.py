@@ -1,0 +1,35 @@
+"""Trains, packs and serves BitNet sequence encoders.
+
+What most need of it, each imported when it is first asked for: a client loads no engine, and only
+`BitNet`, `build` and `train` need torch (the extra `train`).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tritserve.model.engine.engine import Engine
+    from tritserve.model.network.bitnet import BitNet, build
+    from tritserve.model.training.train import train
+    from tritserve.service.client.client import AsyncClient, Client
+
+__all__ = ["AsyncClient", "BitNet", "Client", "Engine", "build", "train"]
+
+_HOMES = {
+    "AsyncClient": "tritserve.service.client.client",
+    "BitNet": "tritserve.model.network.bitnet",
+    "Client": "tritserve.service.client.client",
+    "Engine": "tritserve.model.engine.engine",
+    "build": "tritserve.model.network.bitnet",
+    "train": "tritserve.model.training.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,5 @@
+"""`python -m tritserve` is the `tritserve` command."""
+
+from tritserve.service.commands.cli import main
+
+main()
