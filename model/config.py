@@ -61,9 +61,12 @@ class ModelConfig(BaseModel):
     """Grouped key/value heads; as many as `num_heads` when not given."""
     bias: bool = True
     """Whether the BitLinear layers have a bias."""
-    pooling: Literal["last", "mean", "weighted_mean"] = "last"
+    attention: Literal["causal", "full"] = "causal"
+    """Whether a timestep attends to itself and those before it, or to its whole sequence."""
+    pooling: Literal["last", "mean", "weighted_mean", "mean_max"] = "last"
     """How timesteps become one embedding; `weighted_mean` weights them 1, 2, 3, ..., as later ones
-    have seen more (SGPT, Muennighoff 2022, arXiv 2202.08904, eq. 2)."""
+    have seen more (SGPT, Muennighoff 2022, arXiv 2202.08904, eq. 2); `mean_max` is the mean followed
+    by the largest of each number, so that the embedding is twice as wide."""
     stride: int = Field(default=1, ge=1, le=MAX_STRIDE)
     """Timesteps averaged into one before anything else; the last ones may be fewer."""
     differences: int = Field(default=0, ge=0, le=2)
@@ -117,6 +120,11 @@ class ModelConfig(BaseModel):
     def input_size(self) -> int:
         """Features per timestep once their differences are beside them."""
         return (1 + self.differences) * self.embed_dim
+
+    @property
+    def output_size(self) -> int:
+        """Numbers in an embedding."""
+        return (2 if self.pooling == "mean_max" else 1) * self.hidden_size
 
     @property
     def max_timesteps(self) -> int:

@@ -24,7 +24,8 @@ _CHOICES = {
     "positions": ["none", "rope"],
     "num_key_value_heads": [None, 2],
     "bias": [True, False],
-    "pooling": ["last", "mean", "weighted_mean"],
+    "attention": ["causal", "full"],
+    "pooling": ["last", "mean", "weighted_mean", "mean_max"],
     "differences": [0, 2],
 }
 SETTINGS = [dict(zip(_CHOICES, picks, strict=True)) for picks in product(*_CHOICES.values())]

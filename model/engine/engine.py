@@ -95,7 +95,7 @@ class Engine:
             lengths: `[batch]` integers of 1 or more whose sum is `timesteps`.
 
         Returns:
-            `[batch, hidden_size]` float32.
+            `[batch, output_size]` float32.
 
         Raises:
             SequenceError: the batch is not of this form or masked in places, a sequence is longer
@@ -116,7 +116,7 @@ class Engine:
         check_width(values, config.embed_dim)
         check_longest(checked, config.max_timesteps)
         self._check_values(values, checked)
-        embeddings = np.empty((len(checked), config.hidden_size), dtype=np.float32)
+        embeddings = np.empty((len(checked), config.output_size), dtype=np.float32)
         self._encoder.embed(np.ascontiguousarray(values), checked, embeddings)
         overflown = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
         if len(overflown):
@@ -168,6 +168,7 @@ def _settings(model: PackedModel) -> dict[str, Any]:
         "swiglu": config.ffn == "swiglu",
         "rope": config.positions == "rope",
         "bias": config.bias,
+        "causal": config.attention == "causal",
         "pooling": config.pooling,
         "rope_theta": config.rope_theta,
     }

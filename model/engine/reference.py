@@ -82,7 +82,7 @@ class Reference:
         self.layers = {name: BitLinear(model, name) for name in model.layers}
 
     def embed(self, values: FloatArray, lengths: LengthArray) -> FloatArray:
-        """`[timesteps, embed_dim]` float32 in sequences of `lengths` to `[batch, hidden_size]`."""
+        """`[timesteps, embed_dim]` float32 in sequences of `lengths` to `[batch, output_size]`."""
         values, lengths = shorten(values, lengths, self.config.stride)
         if self.config.activations == "float32":
             # Every matmul is one of real numbers then.
@@ -116,7 +116,7 @@ class Reference:
         return x + layers[f"{name}.ffn.down"](self._sub_norm(inner))
 
     def _attend(self, qkv: FloatArray) -> FloatArray:
-        """Causal attention of one sequence: `[seq_len, query_key_value_size]` to heads, joined."""
+        """Attention within one sequence: `[seq_len, query_key_value_size]` to heads, joined."""
         config = self.config
         seq_len, dim = len(qkv), config.head_dim
         # [heads, seq_len, head_dim]
@@ -130,7 +130,8 @@ class Reference:
         key, value = np.repeat(key, group, axis=0), np.repeat(value, group, axis=0)
 
         scores = query @ key.transpose(0, 2, 1) / np.float32(np.sqrt(dim))
-        scores = np.where(np.tri(seq_len, dtype=bool), scores, np.float32(-np.inf))
+        if config.attention == "causal":
+            scores = np.where(np.tri(seq_len, dtype=bool), scores, np.float32(-np.inf))
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         attended: FloatArray = weights @ value
@@ -146,6 +147,9 @@ class Reference:
     def _pool(self, x: FloatArray, lengths: LengthArray) -> FloatArray:
         if self.config.pooling == "last":
             return x[np.cumsum(lengths) - 1]
+        if self.config.pooling == "mean_max":
+            parts = [part for _, part in _parts(x, lengths)]
+            return np.stack([np.concatenate([p.mean(axis=0), p.max(axis=0)]) for p in parts])
         rising = self.config.pooling == "weighted_mean"
         return np.stack(
             [

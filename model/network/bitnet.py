@@ -5,11 +5,11 @@
       -> dense to hidden_size, where widths differ -> num_layers blocks -> norm
       -> pooled to [batch, hidden_size]
 
-A block is `x + attention(norm(x))`, then `x + ffn(norm(x))`; attention is causal, and all four
-projections are BitLinears. With its defaults this is the encoder of `Edifice.Feedforward.BitNet`.
+A block is `x + attention(norm(x))`, then `x + ffn(norm(x))`; attention is causal unless the
+configuration says otherwise, and all four projections are BitLinears. With its defaults this is the encoder of `Edifice.Feedforward.BitNet`.
 
 Batches are ragged: flat values and lengths. Layers that act on one timestep see the flat rows.
-Only attention pads, to the right, where the causal mask keeps the padding from every real row.
+Only attention pads, to the right, and keeps the padding from every real row.
 Parameters are named as the tensors of the packed file.
 """
 
@@ -60,7 +60,7 @@ def rotate(x: Tensor, theta: float) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention with BitLinear projections."""
+    """Multi-head attention with BitLinear projections."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -89,8 +89,15 @@ class Attention(nn.Module):
         )
         if config.positions == "rope":
             query, key = rotate(query, config.rope_theta), rotate(key, config.rope_theta)
+        causal = config.attention == "causal"
         attended = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, enable_gqa=config.key_value_heads < config.num_heads
+            query,
+            key,
+            value,
+            # The causal mask keeps padding, which is to the right, from every real row.
+            attn_mask=None if causal or real.all() else real[:, None, None],
+            is_causal=causal,
+            enable_gqa=config.key_value_heads < config.num_heads,
         )
         joined: Tensor = self.output(attended.transpose(1, 2).flatten(2)[real])
         return joined
@@ -217,10 +224,14 @@ class BitNet(nn.Module):
         return out
 
     def pool(self, encoded: Tensor, lengths: Tensor) -> Tensor:
-        """`[timesteps, hidden_size]` of `encode` to `[batch, hidden_size]`."""
+        """`[timesteps, hidden_size]` of `encode` to `[batch, output_size]`."""
         if self.config.pooling == "last":
             return encoded[lengths.cumsum(0) - 1]
         rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        if self.config.pooling == "mean_max":
+            sums = encoded.new_zeros(len(lengths), encoded.shape[1]).index_add(0, rows, encoded)
+            most = torch.segment_reduce(encoded, "max", lengths=lengths)
+            return torch.cat([sums / lengths[:, None], most], dim=1)
         weights = lengths
         if self.config.pooling == "weighted_mean":
             weights = lengths * (lengths + 1) // 2
@@ -237,7 +248,7 @@ class BitNet(nn.Module):
             lengths: `[batch]` int64.
 
         Returns:
-            `[batch, hidden_size]` float32.
+            `[batch, output_size]` float32.
         """
         if lengths is None:
             batch, seq_len, _ = values.shape

@@ -16,7 +16,7 @@ Each BitLinear `L`, with weights `[out, in]`, is
 Everything else is float32 by name: the input standardisation (`standardize.mean` and `.std`,
 `[input_size]`), the input projection, the norms, and one golden vector by which an engine can tell
 that it computes what the exporter computed: `golden.values` `[timesteps, embed_dim]`, drawn from
-the statistics of the training data, and `golden.embedding` `[hidden_size]`. `layout` lists it all
+the statistics of the training data, and `golden.embedding` `[output_size]`. `layout` lists it all
 for a configuration. `revision` is the sha256 of the file.
 """
 
@@ -230,7 +230,7 @@ def _take_golden(arrays: dict[str, npt.NDArray[Any]], config: ModelConfig) -> di
         )
     shapes: dict[str, tuple[int, ...]] = {
         "golden.values": (timesteps, config.embed_dim),
-        "golden.embedding": (config.hidden_size,),
+        "golden.embedding": (config.output_size,),
     }
     return {
         name: _take(arrays, name, np.dtype(np.float32), [shape]) for name, shape in shapes.items()

@@ -65,13 +65,13 @@ class Learner(nn.Module):
         self.encoder = BitNet(config)
         self.heads = nn.ModuleDict()
         if objective.classification:
-            self.heads["classifier"] = nn.Linear(config.hidden_size, classes)
+            self.heads["classifier"] = nn.Linear(config.output_size, classes)
         if objective.next_timestep:
             self.heads["predictor"] = nn.Linear(config.hidden_size, config.embed_dim)
         if objective.reconstruction:
-            self.heads["decoder"] = nn.Linear(config.hidden_size, RECONSTRUCTED * config.embed_dim)
+            self.heads["decoder"] = nn.Linear(config.output_size, RECONSTRUCTED * config.embed_dim)
         if objective.contrast:
-            width = config.hidden_size
+            width = config.output_size
             self.heads["projector"] = nn.Sequential(
                 nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
             )

@@ -83,7 +83,8 @@ Settings random_settings(Random& random) {
   s.swiglu = random.below(2);
   s.rope = random.below(2);
   s.bias = random.below(2);
-  s.pooling = static_cast<Pooling>(random.below(3));
+  s.causal = random.below(2);
+  s.pooling = static_cast<Pooling>(random.below(4));
   s.rope_theta = 10000.0;
   return s;
 }
@@ -187,7 +188,7 @@ void check_case(uint64_t seed) {
     for (const int threads : {1, 2, 3, 48}) {
       Encoder encoder(settings, source.arrays(), *kernels, threads);
       encoder.alone_work = 0.0;
-      std::vector<float> out(lengths.size() * settings.hidden_size);
+      std::vector<float> out(lengths.size() * settings.output_size());
       encoder.embed(values.data(), timesteps, lengths.data(), lengths.size(), out.data());
       const uint64_t answer = hash(out);
       if (any && answer != first) {

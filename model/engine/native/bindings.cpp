@@ -34,7 +34,9 @@ Pooling read_pooling(const std::string& name) {
   if (name == "last") return Pooling::last;
   if (name == "mean") return Pooling::mean;
   if (name == "weighted_mean") return Pooling::weighted_mean;
-  throw std::invalid_argument("pooling is '" + name + "'; it must be last, mean or weighted_mean");
+  if (name == "mean_max") return Pooling::mean_max;
+  throw std::invalid_argument("pooling is '" + name +
+                              "'; it must be last, mean, weighted_mean or mean_max");
 }
 
 Settings read_settings(const nb::dict& given) {
@@ -55,6 +57,7 @@ Settings read_settings(const nb::dict& given) {
   s.swiglu = get<bool>(given, "swiglu");
   s.rope = get<bool>(given, "rope");
   s.bias = get<bool>(given, "bias");
+  s.causal = get<bool>(given, "causal");
   s.pooling = read_pooling(get<std::string>(given, "pooling"));
   s.rope_theta = get<double>(given, "rope_theta");
   return s;
@@ -80,7 +83,7 @@ void embed(Encoder& encoder, const FloatRows& values, const Lengths& lengths,
            const OutputRows& out) {
   const Settings& settings = encoder.model().settings;
   if (values.shape(1) != settings.embed_dim || out.shape(0) != lengths.shape(0) ||
-      out.shape(1) != settings.hidden_size)
+      out.shape(1) != settings.output_size())
     throw std::invalid_argument("values, lengths and out do not fit each other and the model");
   nb::gil_scoped_release released;
   encoder.embed(values.data(), values.shape(0), lengths.data(), lengths.shape(0), out.data());

@@ -142,7 +142,7 @@ void Encoder::arrange(const float* values, float* out) {
     const size_t from = order_[i], timesteps = static_cast<size_t>(lengths_[from]);
     const size_t length = s.rows(timesteps);
     sequences_.push_back({values + offsets_[from] * s.embed_dim, timesteps,
-                          out + from * s.hidden_size, length, 0, 0});
+                          out + from * s.output_size(), length, 0, 0});
     if (i >= large_count) small_rows += length;
   }
   chunks_.clear();

@@ -18,7 +18,7 @@ class Encoder {
   Encoder(const Encoder&) = delete;
   Encoder& operator=(const Encoder&) = delete;
 
-  // values [timesteps, embed_dim], lengths [batch] -> out [batch, hidden_size].
+  // values [timesteps, embed_dim], lengths [batch] -> out [batch, output_size].
   // Calls from several threads take turns, and a fork waits for its turn too. Throws
   // std::invalid_argument: lengths lie.
   void embed(const float* values, size_t timesteps, const int64_t* lengths, size_t batch,

@@ -55,7 +55,7 @@ class Pass {
         for_each_block(chunk_.rows, [&](Range rows) { finish(block, rows); });
       }
     }
-    if (s_.pooling != Pooling::last) pool_mean();
+    if (s_.pooling != Pooling::last) pool();
     meet();
   }
 
@@ -206,14 +206,14 @@ class Pass {
     const size_t dim = s_.head_dim(), group = s_.num_heads / s_.key_value_heads;
     const Range heads = share(s_.num_heads);
     for (size_t head = heads.begin; head < heads.end; ++head)
-      k_.attend({query + head * dim, query_, first, rows, keys(sequence, head / group),
-                 values(sequence, head / group), dim, cos_, sin_, out + head * dim, query_,
-                 own_.attention.data()});
+      k_.attend({query + head * dim, query_, first, rows, s_.causal ? 0 : sequence.length,
+                 keys(sequence, head / group), values(sequence, head / group), dim, cos_, sin_,
+                 out + head * dim, query_, own_.attention.data()});
   }
 
   void finish(const Block& block, Range rows) const {
     for_each_run(rows, [&](const Sequence& sequence, size_t first, size_t count) {
-      count = std::min(count, first < kShortRows ? kLanes : kTileRows);
+      count = std::min(count, s_.causal && first < kShortRows ? kLanes : kTileRows);
       const size_t row = sequence.first_row + first;
       attend(sequence, first, count, shared_.query.data() + row * query_,
              shared_.attended.data() + row * query_);
@@ -266,7 +266,7 @@ class Pass {
            Epilogue::add);
   }
 
-  void pool_mean() const {
+  void pool() const {
     for_each_block(chunk_.rows, [&](Range rows) {
       const Range mine = share(rows.size());
       float* mine_x = x(rows.begin + mine.begin);
@@ -278,6 +278,9 @@ class Pass {
       const Sequence& sequence = chunk_.sequences[i];
       k_.mean(x(sequence.first_row), hidden_, sequence.length, s_.hidden_size,
               s_.pooling == Pooling::weighted_mean, sequence.embedding);
+      if (s_.pooling == Pooling::mean_max)
+        k_.maximum(x(sequence.first_row), hidden_, sequence.length, s_.hidden_size,
+                   sequence.embedding + s_.hidden_size);
     }
   }
 

@@ -80,6 +80,7 @@ struct AttentionTile {
   const float* query;  // rows of one head
   size_t query_stride;
   size_t first, rows;  // positions first .. first + rows - 1, at most kTileRows
+  size_t positions;    // of the sequence, where rows attend to all of it; 0: to themselves and before
   const float* keys;    // [positions, padded head_dim], positions filled up to whole lanes
   const float* values;  // the same
   size_t head_dim;
@@ -126,6 +127,8 @@ struct Kernels {
   void (*attend)(const AttentionTile& tile);
   // out = mean of `rows` rows, weighted 1, 2, 3, .. if `rising`
   void (*mean)(const float* x, size_t stride, size_t rows, size_t width, bool rising, float* out);
+  // out = the largest of `rows` rows in each column
+  void (*maximum)(const float* x, size_t stride, size_t rows, size_t width, float* out);
 };
 
 extern const Kernels kScalar;

@@ -14,19 +14,20 @@ namespace tritserve {
 
 constexpr size_t kMostDifferences = 2;
 
-enum class Pooling { last, mean, weighted_mean };
+enum class Pooling { last, mean, weighted_mean, mean_max };
 
 // As model/config.py names them, with every default filled in.
 struct Settings {
   size_t embed_dim, hidden_size, num_heads, key_value_heads, num_layers, inner_size, max_timesteps;
   size_t stride, differences;
-  bool binary, int8_activations, sub_norm, layernorm, swiglu, rope, bias;
+  bool binary, int8_activations, sub_norm, layernorm, swiglu, rope, bias, causal;
   Pooling pooling;
   double rope_theta;
 
   // Rows of a sequence inside the model.
   size_t rows(size_t timesteps) const { return (timesteps + stride - 1) / stride; }
   size_t input_size() const { return (1 + differences) * embed_dim; }
+  size_t output_size() const { return (pooling == Pooling::mean_max ? 2 : 1) * hidden_size; }
   size_t head_dim() const { return hidden_size / num_heads; }
   size_t query_size() const { return num_heads * head_dim(); }
   size_t key_value_size() const { return 2 * key_value_heads * head_dim(); }

@@ -1,4 +1,4 @@
-// Causal attention of a few query rows of one head, by an online softmax over blocks of keys
+// Attention of a few query rows of one head, causal or to the whole sequence, by an online softmax over blocks of keys
 // (Milakov and Gimelshein 2018, arXiv 1805.02867): no row of scores is longer than kKeyBlock.
 //
 // Query rows are laid along the lanes, so that the largest score and the sum of weights of every
@@ -128,7 +128,7 @@ void attend_groups(const AttentionTile& tile) {
   Softmax state[groups];
   for (Softmax& s : state) s = {splat(-__builtin_inff()), splat(0.0f)};
   alignas(64) float factors[lanes];
-  const size_t end = tile.first + tile.rows;
+  const size_t end = tile.positions ? tile.positions : tile.first + tile.rows;
   for (size_t begin = 0; begin < end; begin += kKeyBlock) {
     const size_t keys = end - begin < kKeyBlock ? end - begin : kKeyBlock;
     // Keys are computed up to whole lanes, and those beyond the last are not looked at.
@@ -136,8 +136,8 @@ void attend_groups(const AttentionTile& tile) {
         {tile.keys + begin * width, width, padded(keys), dim, query, kLanes, width * kLanes,
          groups, scores, lanes});
     for (size_t g = 0; g < groups; ++g) {
-      const auto common = static_cast<ptrdiff_t>(tile.first + g * kLanes + 1) -
-                          static_cast<ptrdiff_t>(begin);
+      const size_t seen = tile.positions ? tile.positions : tile.first + g * kLanes + 1;
+      const auto common = static_cast<ptrdiff_t>(seen) - static_cast<ptrdiff_t>(begin);
       store(factors + g * kLanes,
             softmax_step(scores + g * kLanes, lanes, keys, common, state[g]));
     }

@@ -176,6 +176,18 @@ void quantize(const Rows& in, Norm norm, Affine affine, const Quantized& out, fl
   });
 }
 
+void maximum(const float* x, size_t stride, size_t rows, size_t width, float* out) {
+  for (size_t i = 0; i < width; i += kLanes) {
+    Floats most = load(x + i);
+    // `larger` gives its second argument where one is NaN, so NaN passes through.
+    for (size_t row = 1; row < rows; ++row) {
+      const Floats next = load(x + row * stride + i);
+      most = larger(most, next);
+    }
+    store_first(out + i, most, width - i);
+  }
+}
+
 void mean(const float* x, size_t stride, size_t rows, size_t width, bool rising, float* out) {
   const size_t weights = rising ? rows * (rows + 1) / 2 : rows;
   const Floats divisor = splat(static_cast<float>(weights));

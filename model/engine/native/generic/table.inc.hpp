@@ -7,5 +7,5 @@
 
 constexpr Kernels table(const char* name) {
   return {name,         kAloneWork,     standardize, normalize, quantize, matmul,
-          float_matmul, keep_key_value, attend,      mean};
+          float_matmul, keep_key_value, attend,      mean,        maximum};
 }
