@@ -14,8 +14,55 @@ Quantize = Literal["ternary", "binary", "none"]
 MAX_WIDTH = 65_536
 MAX_TIMESTEPS = 1_048_576
 MAX_STRIDE = 1_024
+# What is told of a channel beside the means of segments.
+LEVELS = 9
 # Letters of a model's name.
 MAX_NAME = 200
+
+
+class Channels(BaseModel):
+    """How channels are seen one by one, and joined; `model/channels.py` tells what it means."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    points: int = Field(default=128, ge=1, le=4096)
+    """Points in time at which a window is drawn."""
+    patch: int = Field(default=8, ge=1, le=256)
+    """Points to a token."""
+    window: int = Field(default=1024, ge=1, le=MAX_TIMESTEPS)
+    """The longest window, in timesteps."""
+    segments: int = Field(default=16, ge=1, le=256)
+    """Spans of time whose means stand among the levels."""
+    shape_size: int = Field(default=384, ge=1, le=16_384)
+    """Numbers of a joined embedding that tell of the channels' shapes."""
+    levels_size: int = Field(default=128, ge=1, le=16_384)
+    """Numbers of a joined embedding that tell of their levels."""
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> Self:
+        if self.points % self.patch:
+            raise ValueError(f"points {self.points} must be a multiple of patch {self.patch}")
+        return self
+
+    @property
+    def token_size(self) -> int:
+        """Numbers in a token: points, differences, mean and deviation."""
+        return 2 * self.patch + 2
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a window."""
+        return self.points // self.patch
+
+    @property
+    def levels(self) -> int:
+        """Numbers that tell of a channel's level, scale and change."""
+        return LEVELS + self.segments
+
+    @property
+    def joined_size(self) -> int:
+        """Numbers in the embedding of a sequence, whatever the number of its channels."""
+        return self.shape_size + self.levels_size
 
 
 class ModelConfig(BaseModel):
@@ -28,8 +75,11 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    embed_dim: int = Field(ge=1, le=MAX_WIDTH)
-    """Features per timestep of the input."""
+    embed_dim: int | None = Field(default=None, ge=1, le=MAX_WIDTH)
+    """Features per timestep of the input; none where channels are seen one by one, for then there
+    may be any number of them."""
+    channels: Channels | None = None
+    """Whether and how channels are seen one by one."""
     hidden_size: int = Field(default=256, ge=1, le=16_384)
     """Width of the encoder and of its embeddings."""
     num_heads: int = Field(default=4, ge=1, le=1_024)
@@ -74,6 +124,10 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
+        if (self.embed_dim is None) == (self.channels is None):
+            raise ValueError("a model has either an embed_dim or channels")
+        if self.channels and (self.stride > 1 or self.differences):
+            raise ValueError("where channels are seen one by one, stride is 1 and differences 0")
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}"
@@ -118,13 +172,27 @@ class ModelConfig(BaseModel):
 
     @property
     def input_size(self) -> int:
-        """Features per timestep once their differences are beside them."""
+        """Numbers of one input of the encoder: features and their differences, or a token."""
+        if self.channels:
+            return self.channels.token_size
+        assert self.embed_dim
         return (1 + self.differences) * self.embed_dim
+
+    @property
+    def pooled_size(self) -> int:
+        """Numbers that a sequence's timesteps, or a window's tokens, are pooled to."""
+        return (2 if self.pooling == "mean_max" else 1) * self.hidden_size
 
     @property
     def output_size(self) -> int:
         """Numbers in an embedding."""
-        return (2 if self.pooling == "mean_max" else 1) * self.hidden_size
+        return self.channels.joined_size if self.channels else self.pooled_size
+
+    @property
+    def channel_size(self) -> int:
+        """Numbers of each channel in an embedding that keeps channels apart."""
+        assert self.channels
+        return self.pooled_size + self.channels.levels
 
     @property
     def max_timesteps(self) -> int:

@@ -258,6 +258,12 @@ def check_finite(values: FloatArray, lengths: LengthArray) -> None:
         refuse_values(~finite, values, lengths, "values must be finite float32 numbers")
 
 
+def check_no_infinity(values: FloatArray, lengths: LengthArray) -> None:
+    """Raises SequenceError if a value is infinite; NaN is one that is missing."""
+    infinite = np.isinf(values)
+    refuse_values(infinite, values, lengths, "values must be finite, or NaN where one is missing")
+
+
 def refuse_values(
     wrong: npt.NDArray[np.bool_], values: FloatArray, lengths: LengthArray, reason: str
 ) -> None:

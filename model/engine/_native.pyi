@@ -24,9 +24,10 @@ class Encoder:
         self,
         values: npt.NDArray[np.float32],
         lengths: npt.NDArray[np.int64],
+        apart: bool,
         out: npt.NDArray[np.float32],
     ) -> None:
-        """Fills `out [batch, hidden_size]` with the embeddings of a ragged batch.
+        """Fills `out [batch, output_size]` with the embeddings of a ragged batch.
 
         Raises:
             TypeError: an array has another type, number of dimensions or memory layout.

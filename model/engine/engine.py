@@ -1,6 +1,7 @@
 """Embeddings from a packed file: the one door that a service or a script goes through."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,9 +17,11 @@ from tritserve.model.packed.file import PackedFileError, read
 from tritserve.model.packed.golden import disagreement
 from tritserve.model.sequences import (
     FloatArray,
+    LengthArray,
     SequenceError,
     check_lengths,
     check_longest,
+    check_no_infinity,
     check_width,
 )
 
@@ -63,11 +66,15 @@ class Engine:
             raise EngineError(str(error)) from error
         self.kernel = self._encoder.kernels
         self.threads = self._encoder.threads
-        self._check_values = ValueCheck(
-            model.tensors["standardize.mean"],
-            model.tensors["standardize.std"],
-            stride=model.config.stride,
-            differences=model.config.differences,
+        self._check_values: Callable[[FloatArray, LengthArray], None] = (
+            check_no_infinity
+            if model.config.channels
+            else ValueCheck(
+                model.tensors["standardize.mean"],
+                model.tensors["standardize.std"],
+                stride=model.config.stride,
+                differences=model.config.differences,
+            )
         )
         self._check_golden()
 
@@ -85,7 +92,9 @@ class Engine:
         """
         return cls(read(Path(path)), **options)
 
-    def embed(self, values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> FloatArray:
+    def embed(
+        self, values: npt.NDArray[Any], lengths: npt.NDArray[Any], *, apart: bool = False
+    ) -> FloatArray:
         """Embeds a ragged batch.
 
         The same sequence gives the same bytes, whatever else is in the batch.
@@ -93,9 +102,10 @@ class Engine:
         Args:
             values: `[timesteps, embed_dim]` float32, all sequences one after the other.
             lengths: `[batch]` integers of 1 or more whose sum is `timesteps`.
+            apart: of a model that sees channels one by one: whether to keep them apart.
 
         Returns:
-            `[batch, output_size]` float32.
+            `[batch, output_size]` float32, or `[batch, channels * channel_size]` with `apart`.
 
         Raises:
             SequenceError: the batch is not of this form or masked in places, a sequence is longer
@@ -113,11 +123,19 @@ class Engine:
         if values.dtype != np.float32:
             raise SequenceError(f"values are {values.dtype}; they must be float32")
         checked = check_lengths(lengths, len(values) if values.ndim else 0)
-        check_width(values, config.embed_dim)
+        if config.embed_dim is not None:
+            check_width(values, config.embed_dim)
+        elif values.ndim != 2 or not values.shape[1]:
+            raise SequenceError(
+                f"values have shape {list(values.shape)}; they must be [timesteps, channels]"
+            )
+        if apart and config.channels is None:
+            raise SequenceError("this model joins its features; it cannot keep channels apart")
         check_longest(checked, config.max_timesteps)
         self._check_values(values, checked)
-        embeddings = np.empty((len(checked), config.output_size), dtype=np.float32)
-        self._encoder.embed(np.ascontiguousarray(values), checked, embeddings)
+        width = values.shape[1] * config.channel_size if apart else config.output_size
+        embeddings = np.empty((len(checked), width), dtype=np.float32)
+        self._encoder.embed(np.ascontiguousarray(values), checked, apart, embeddings)
         overflown = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
         if len(overflown):
             row = int(overflown[0])
@@ -151,8 +169,9 @@ def _checked_threads(threads: int) -> int:
 
 def _settings(model: PackedModel) -> dict[str, Any]:
     config = model.config
-    return {
-        "embed_dim": config.embed_dim,
+    settings: dict[str, Any] = {
+        # The encoder's own, of tokens where channels are seen one by one.
+        "embed_dim": config.channels.token_size if config.channels else config.embed_dim,
         "hidden_size": config.hidden_size,
         "num_heads": config.num_heads,
         "key_value_heads": config.key_value_heads,
@@ -172,6 +191,9 @@ def _settings(model: PackedModel) -> dict[str, Any]:
         "pooling": config.pooling,
         "rope_theta": config.rope_theta,
     }
+    if config.channels:
+        settings["channels"] = config.channels.model_dump()
+    return settings
 
 
 def _arrays(model: PackedModel) -> dict[str, npt.NDArray[Any]]:

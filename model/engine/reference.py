@@ -15,7 +15,8 @@ order for another number of rows, and the answer must not depend on a sequence's
 import numpy as np
 import numpy.typing as npt
 
-from tritserve.model.config import ModelConfig
+from tritserve.model import channels
+from tritserve.model.config import Channels, ModelConfig
 from tritserve.model.packed.content import PackedModel, unpack
 from tritserve.model.sequences import FloatArray, LengthArray, Sequences, shorten, with_differences
 
@@ -80,9 +81,12 @@ class Reference:
         self.config = model.config
         self.tensors = model.tensors
         self.layers = {name: BitLinear(model, name) for name in model.layers}
+        self.calibration = model.calibration
 
     def embed(self, values: FloatArray, lengths: LengthArray) -> FloatArray:
         """`[timesteps, embed_dim]` float32 in sequences of `lengths` to `[batch, output_size]`."""
+        if self.config.channels:
+            return self._embed_channels(values, lengths, self.config.channels)
         values, lengths = shorten(values, lengths, self.config.stride)
         if self.config.activations == "float32":
             # Every matmul is one of real numbers then.
@@ -91,8 +95,39 @@ class Reference:
             )
         return self._embed(values, lengths)
 
+    def _embed_channels(
+        self, values: FloatArray, lengths: LengthArray, config: Channels
+    ) -> FloatArray:
+        seen = channels.read(values, lengths, config, self.calibration)
+        tokens = seen.tokens.reshape(-1, config.token_size)
+        pooled = self._encode(tokens, np.full(len(seen.tokens), config.tokens))
+        starts = np.cumsum(seen.windows) - seen.windows
+        rows = np.add.reduceat(pooled * channels.weights(seen.windows)[:, None], starts)
+        rows = (rows - self.tensors["join.mean"]) / self.tensors["join.std"]
+        count = values.shape[1]
+        joined = [
+            np.concatenate(
+                [
+                    self._join("join.shape", rows[i : i + count]),
+                    self._join("join.levels", seen.levels[i : i + count]),
+                ]
+            )
+            for i in range(0, len(rows), count)
+        ]
+        return np.stack(joined) / np.sqrt(np.float32(count))
+
+    def _join(self, name: str, rows: FloatArray) -> FloatArray:
+        """The channels of one sequence, `[channels, in]`, to one row `[out]`."""
+        turned = np.stack([row * channels.signs(c, len(row)) for c, row in enumerate(rows)])
+        products = self.layers[name](turned)
+        return np.sum(
+            [np.roll(p, channels.moved(c, len(p))) for c, p in enumerate(products)], axis=0
+        )
+
     def _embed(self, values: FloatArray, lengths: LengthArray) -> FloatArray:
-        inputs = with_differences(values, lengths, self.config.differences)
+        return self._encode(with_differences(values, lengths, self.config.differences), lengths)
+
+    def _encode(self, inputs: FloatArray, lengths: LengthArray) -> FloatArray:
         x = (inputs - self.tensors["standardize.mean"]) / self.tensors["standardize.std"]
         if self.config.has_input_projection:
             weight = self.tensors["input_projection.weight"]

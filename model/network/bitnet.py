@@ -19,8 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tritserve.model import channels
+from tritserve.model.channels import Calibration
 from tritserve.model.config import ModelConfig, Quantize
 from tritserve.model.network.bitlinear import EPS, BitLinear
+from tritserve.model.network.join import Join
 from tritserve.model.sequences import model_inputs
 
 
@@ -173,6 +176,7 @@ class BitNet(nn.Module):
         self.blocks = nn.ModuleList(BitNetBlock(config) for _ in range(config.num_layers))
         self.dropout = nn.Dropout(config.dropout)
         self.final_norm = _norm(config)
+        self.join = Join(config, config.channels) if config.channels else None
 
     def read(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """What the encoder sees: `stride` timesteps in one, with differences, standardised.
@@ -253,8 +257,37 @@ class BitNet(nn.Module):
         if lengths is None:
             batch, seq_len, _ = values.shape
             values, lengths = values.flatten(0, 1), torch.full((batch,), seq_len)
+        if self.config.channels:
+            return self.embed_channels(values, lengths)
         inputs, lengths = self.read(values, lengths)
         return self.pool(self.encode(inputs, lengths), lengths)
+
+    def embed_windows(self, tokens: Tensor) -> Tensor:
+        """Tokens of windows `[windows, tokens, token_size]` to `[windows, pooled_size]`."""
+        lengths = torch.full((len(tokens),), tokens.shape[1])
+        return self.pool(self.encode(self.standardize(tokens.flatten(0, 1)), lengths), lengths)
+
+    def embed_channels(
+        self, values: Tensor, lengths: Tensor, calibration: Calibration | None = None
+    ) -> Tensor:
+        """Embeds a batch whose channels are seen one by one.
+
+        Args:
+            values: `[timesteps, channels]` float32, NaN where a value is missing.
+            lengths: `[batch]` int64; their sum is `timesteps`.
+            calibration: center and spread of the first channels.
+
+        Returns:
+            `[batch, output_size]` float32.
+        """
+        assert self.config.channels
+        assert self.join
+        seen = channels.read(values.numpy(), lengths.numpy(), self.config.channels, calibration)
+        pooled = self.embed_windows(torch.from_numpy(seen.tokens))
+        weighted = pooled * torch.from_numpy(channels.weights(seen.windows))[:, None]
+        series = torch.repeat_interleave(torch.from_numpy(seen.windows))
+        rows = pooled.new_zeros(len(seen.windows), pooled.shape[1]).index_add(0, series, weighted)
+        return self.join(rows, torch.from_numpy(seen.levels), values.shape[1])
 
 
 def build(*, embed_dim: int, **options: Any) -> BitNet:

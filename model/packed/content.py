@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from tritserve.model.channels import Calibration
 from tritserve.model.config import ModelConfig, Quantize
 from tritserve.model.packed.trits import Bytes, Trits, unpack_binary, unpack_ternary
 from tritserve.model.sequences import FloatArray
@@ -45,6 +46,12 @@ class PackedModel:
     tensors: dict[str, FloatArray]
     revision: str
     file_bytes: int
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What channels seen one by one are calibrated by, where the model knows any."""
+        center = self.tensors.get("calibration.center")
+        return None if center is None else (center, self.tensors["calibration.spread"])
 
     @property
     def packed_weights(self) -> int:

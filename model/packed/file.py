@@ -36,6 +36,7 @@ from pydantic import ValidationError
 from tritserve.model.config import MAX_NAME, ModelConfig
 from tritserve.model.errors import UserError, explain
 from tritserve.model.packed.content import PackedLayer, PackedModel, unpack
+from tritserve.model.packed.golden import GOLDEN_CHANNELS
 from tritserve.model.packed.layout import Layout, layout
 from tritserve.model.packed.tensors import save_tensors
 from tritserve.model.packed.trits import TritError, packed_size
@@ -157,10 +158,12 @@ def parse(data: bytes) -> PackedModel:
         name: _take(arrays, name, np.dtype(np.float32), [shape])
         for name, shape in expected.tensors.items()
     }
+    tensors |= _take_calibration(arrays, config)
     if arrays:
         raise PackedFileError(f"unknown tensors, the config has no place for them: {list(arrays)}")
-    if (tensors["standardize.std"] <= 0).any():
-        raise PackedFileError("standardize.std must be above zero everywhere")
+    for name in ("standardize.std", "join.std"):
+        if name in tensors and (tensors[name] <= 0).any():
+            raise PackedFileError(f"{name} must be above zero everywhere")
     return PackedModel(
         config=config,
         name=metadata["name"],
@@ -220,6 +223,19 @@ def _take_layer(
     return layer
 
 
+def _take_calibration(
+    arrays: dict[str, npt.NDArray[Any]], config: ModelConfig
+) -> dict[str, FloatArray]:
+    names = ("calibration.center", "calibration.spread")
+    if not config.channels or not set(names) & set(arrays):
+        return {}
+    shape = (arrays[names[0]].size if names[0] in arrays else 0,)
+    taken = {name: _take(arrays, name, np.dtype(np.float32), [shape]) for name in names}
+    if (taken["calibration.spread"] <= 0).any():
+        raise PackedFileError("calibration.spread must be above zero everywhere")
+    return taken
+
+
 def _take_golden(arrays: dict[str, npt.NDArray[Any]], config: ModelConfig) -> dict[str, FloatArray]:
     # The golden sequence may have any length the model takes, so its own first axis is the norm.
     values = arrays.get("golden.values")
@@ -229,7 +245,7 @@ def _take_golden(arrays: dict[str, npt.NDArray[Any]], config: ModelConfig) -> di
             f"'golden.values' is missing or not 1 to {config.max_timesteps} timesteps long"
         )
     shapes: dict[str, tuple[int, ...]] = {
-        "golden.values": (timesteps, config.embed_dim),
+        "golden.values": (timesteps, config.embed_dim or GOLDEN_CHANNELS),
         "golden.embedding": (config.output_size,),
     }
     return {

@@ -6,6 +6,8 @@ from tritserve.model.config import ModelConfig
 from tritserve.model.sequences import FloatArray
 
 MIN_AGREEMENT = 0.999
+# Of a model that takes any number of channels.
+GOLDEN_CHANNELS = 3
 # Enough for attention and for both orders of differences.
 _ROWS = 16
 _TIMESTEPS = 64

@@ -45,4 +45,8 @@ def layout(config: ModelConfig) -> Layout:
         tensors[f"{norm}.weight"] = (hidden,)
         if config.norm == "layernorm":
             tensors[f"{norm}.bias"] = (hidden,)
+    if config.channels:
+        layers["join.shape"] = (config.channels.shape_size, config.pooled_size)
+        layers["join.levels"] = (config.channels.levels_size, config.channels.levels)
+        tensors["join.mean"] = tensors["join.std"] = (config.pooled_size,)
     return Layout(layers, tensors)

@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from tritserve.model.config import ModelConfig
 from tritserve.model.engine.reference import Reference
 from tritserve.model.errors import UserError
 from tritserve.model.network.bitlinear import BitLinear
 from tritserve.model.network.bitnet import BitNet
 from tritserve.model.packed.content import PackedLayer, PackedModel
 from tritserve.model.packed.file import parse, serialize
-from tritserve.model.packed.golden import disagreement, golden_sequence
+from tritserve.model.packed.golden import GOLDEN_CHANNELS, disagreement, golden_sequence
 from tritserve.model.packed.layout import layout
 from tritserve.model.packed.trits import pack_binary, pack_ternary
 from tritserve.model.replace import replace_file
+from tritserve.model.sequences import FloatArray
 
 
 class ExportError(UserError):
@@ -49,9 +51,7 @@ def export(model: BitNet, path: Path, *, name: str, training: Mapping[str, Any])
     layers = {key: _pack(model.get_submodule(key)) for key in expected.layers}
     tensors = {key: state[key] for key in expected.tensors}
 
-    features = slice(config.embed_dim)
-    mean, std = state["standardize.mean"][features], state["standardize.std"][features]
-    golden = golden_sequence(config, mean, std)
+    golden = golden_sequence(config, *_statistics(config, state))
     with torch.inference_mode():
         embedding = model.eval()(torch.from_numpy(golden)[None])[0].numpy()
     tensors |= {"golden.values": golden, "golden.embedding": embedding}
@@ -62,6 +62,14 @@ def export(model: BitNet, path: Path, *, name: str, training: Mapping[str, Any])
         raise ExportError(f"the packed model disagrees with the trained one: {difference}")
     replace_file(path, data)
     return packed
+
+
+def _statistics(config: ModelConfig, state: Mapping[str, Any]) -> tuple[FloatArray, FloatArray]:
+    """Mean and deviation of what the golden sequence is drawn from."""
+    if config.channels:
+        return np.zeros(GOLDEN_CHANNELS, np.float32), np.ones(GOLDEN_CHANNELS, np.float32)
+    features = slice(config.embed_dim)
+    return state["standardize.mean"][features], state["standardize.std"][features]
 
 
 def _pack(layer: torch.nn.Module) -> PackedLayer:

@@ -60,6 +60,13 @@ Settings read_settings(const nb::dict& given) {
   s.causal = get<bool>(given, "causal");
   s.pooling = read_pooling(get<std::string>(given, "pooling"));
   s.rope_theta = get<double>(given, "rope_theta");
+  s.by_channel = given.contains("channels");
+  if (s.by_channel) {
+    const auto channels = get<nb::dict>(given, "channels");
+    s.channels = {get<size_t>(channels, "points"),     get<size_t>(channels, "patch"),
+                  get<size_t>(channels, "window"),     get<size_t>(channels, "segments"),
+                  get<size_t>(channels, "shape_size"), get<size_t>(channels, "levels_size")};
+  }
   return s;
 }
 
@@ -79,14 +86,18 @@ Arrays read_arrays(const nb::dict& given) {
   return arrays;
 }
 
-void embed(Encoder& encoder, const FloatRows& values, const Lengths& lengths,
+void embed(Encoder& encoder, const FloatRows& values, const Lengths& lengths, bool apart,
            const OutputRows& out) {
   const Settings& settings = encoder.model().settings;
-  if (values.shape(1) != settings.embed_dim || out.shape(0) != lengths.shape(0) ||
-      out.shape(1) != settings.output_size())
+  const size_t width = values.shape(1);
+  const size_t size = apart ? width * settings.channel_size() : settings.output_size();
+  if (!width || (apart && !settings.by_channel) ||
+      (!settings.by_channel && width != settings.embed_dim) ||
+      out.shape(0) != lengths.shape(0) || out.shape(1) != size)
     throw std::invalid_argument("values, lengths and out do not fit each other and the model");
   nb::gil_scoped_release released;
-  encoder.embed(values.data(), values.shape(0), lengths.data(), lengths.shape(0), out.data());
+  encoder.embed(values.data(), values.shape(0), width, lengths.data(), lengths.shape(0), apart,
+                out.data());
 }
 
 // A packed matrix on its own: exact products with rows of int8.
@@ -160,7 +171,8 @@ NB_MODULE(_native, m) {
                 Encoder(read_settings(settings), read_arrays(arrays), choose_kernels(isa), threads);
           },
           "settings"_a, "arrays"_a, "isa"_a, "threads"_a)
-      .def("embed", &embed, "values"_a.noconvert(), "lengths"_a.noconvert(), "out"_a.noconvert())
+      .def("embed", &embed, "values"_a.noconvert(), "lengths"_a.noconvert(), "apart"_a,
+           "out"_a.noconvert())
       .def_rw("alone_work", &Encoder::alone_work)
       .def_prop_ro("kernels", &Encoder::kernels)
       .def_prop_ro("threads", &Encoder::threads)

@@ -26,6 +26,8 @@ class Buffer {
     count_ = count;
   }
 
+  void zero() { std::memset(static_cast<void*>(data_.get()), 0, count_ * sizeof(T)); }
+
   T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }
   size_t count() const { return count_; }

@@ -15,6 +15,7 @@ constexpr int kMostThreads = 1024;
 constexpr size_t kTeamRows = 4096;       // of a chunk for all workers
 constexpr size_t kAloneRows = 256;       // of a chunk for one worker
 constexpr size_t kRowsPerColumnist = 4;  // a team with fewer rows for each works by columns
+constexpr size_t kGroupWindows = 256;    // of channels seen one by one, computed together
 constexpr double kChunksPerWorker = 4;   // a sequence that is more work than that is for all
 
 // Rounding and subnormals as the answer's bytes need them, whatever the calling thread has set.
@@ -29,6 +30,18 @@ class DefaultFloats {
  private:
   std::fenv_t saved_;
 };
+
+// A series' row: that of its one window, or the mean of its windows' mean and of the whole.
+void average_windows(const float* rows, size_t windows, size_t width, float* out) {
+  std::copy_n(rows, width, out);
+  if (windows == 1) return;
+  const size_t parts = windows - 1;
+  const float* whole = rows + parts * width;
+  for (size_t w = 1; w < parts; ++w)
+    for (size_t i = 0; i < width; ++i) out[i] += rows[w * width + i];
+  for (size_t i = 0; i < width; ++i)
+    out[i] = 0.5f * (out[i] / static_cast<float>(parts) + whole[i]);
+}
 
 int checked_threads(int threads) {
   if (threads < 1 || threads > kMostThreads)
@@ -74,6 +87,7 @@ Encoder::Encoder(const Settings& settings, const Arrays& arrays, const Kernels& 
       pool_(checked_threads(threads)),
       barrier_(threads),
       workspaces_(static_cast<size_t>(threads)) {
+  if (settings.by_channel) join_ = std::make_unique<Join>(model_, kernels_);
   const std::lock_guard lock(all().mutex);
   all().encoders.push_back(this);
 }
@@ -83,13 +97,13 @@ Encoder::~Encoder() {
   std::erase(all().encoders, this);
 }
 
-void Encoder::embed(const float* values, size_t timesteps, const int64_t* lengths, size_t batch,
-                    float* out) {
+void Encoder::embed(const float* values, size_t timesteps, size_t width, const int64_t* lengths,
+                    size_t batch, bool apart, float* out) {
   const std::lock_guard lock(mutex_);
   // The caller may change its lengths meanwhile; what is checked is what is used.
-  lengths_.assign(lengths, lengths + batch);
+  given_lengths_.assign(lengths, lengths + batch);
   size_t total = 0;
-  for (const int64_t length : lengths_) {
+  for (const int64_t length : given_lengths_) {
     if (length < 1 || static_cast<size_t>(length) > model_.settings.max_timesteps)
       throw std::invalid_argument("a length is below 1 or longer than the model takes");
     total += static_cast<size_t>(length);
@@ -99,6 +113,12 @@ void Encoder::embed(const float* values, size_t timesteps, const int64_t* length
     throw std::invalid_argument("lengths do not add up to the timesteps of values");
   // The tables that `grow` makes are kept, and must not depend on the caller's rounding either.
   const DefaultFloats floats;
+  if (join_) return embed_channels(values, width, apart, out);
+  lengths_.swap(given_lengths_);
+  compute(values, out);
+}
+
+void Encoder::compute(const float* values, float* out) {
   arrange(values, out);
   grow();
   next_.store(team_chunks_, std::memory_order_relaxed);
@@ -108,6 +128,74 @@ void Encoder::embed(const float* values, size_t timesteps, const int64_t* length
     run_team(rank);
     run_alone(rank);
   });
+}
+
+// Some sequences at a time, so that memory is bounded whatever the batch.
+void Encoder::embed_channels(const float* values, size_t width, bool apart, float* out) {
+  const Settings& s = model_.settings;
+  const size_t size = apart ? width * s.channel_size() : s.output_size();
+  const size_t pooled = width * s.pooled_size(), levels = width * s.channels.levels();
+  const size_t batch = given_lengths_.size();
+  const auto windows = [&](size_t i) {
+    return width * s.channels.windows(static_cast<size_t>(given_lengths_[i]));
+  };
+  for (size_t first = 0, last = 0; first < batch; first = last) {
+    size_t count = windows(last++);
+    while (last < batch && count + windows(last) <= kGroupWindows) count += windows(last++);
+    pooled_.resize((last - first) * pooled);
+    levels_.resize((last - first) * levels);
+    pool_channels(values, width, first, last);
+    for (size_t i = first; i < last; ++i, out += size) {
+      values += static_cast<size_t>(given_lengths_[i]) * width;
+      const float* rows = pooled_.data() + (i - first) * pooled;
+      const float* own = levels_.data() + (i - first) * levels;
+      if (apart)
+        join_->keep(rows, own, width, out);
+      else
+        join_->join(rows, own, width, out);
+    }
+  }
+}
+
+// Pooled rows and levels of all channels of sequences first .. last - 1.
+void Encoder::pool_channels(const float* values, size_t width, size_t first, size_t last) {
+  const Settings& s = model_.settings;
+  const ChannelSettings& c = s.channels;
+  const size_t token_floats = c.tokens() * c.token_size(), pooled = s.pooled_size();
+  ChannelReader reader(c);
+  float* levels = levels_.data();
+  float* rows = pooled_.data();
+  size_t count = 0;
+  const auto flush = [&] {
+    lengths_.assign(count, static_cast<int64_t>(c.tokens()));
+    window_rows_.resize(count * pooled);
+    compute(tokens_.data(), window_rows_.data());
+    const float* row = window_rows_.data();
+    for (const size_t n : windows_) {
+      average_windows(row, n, pooled, rows);
+      row += n * pooled;
+      rows += pooled;
+    }
+    windows_.clear();
+    count = 0;
+  };
+  for (size_t i = first; i < last; ++i) {
+    const auto timesteps = static_cast<size_t>(given_lengths_[i]);
+    for (size_t channel = 0; channel < width; ++channel, levels += c.levels()) {
+      const bool known = channel < model_.calibration.size();
+      reader.read(values + channel, width, timesteps,
+                  known ? model_.calibration[channel] : Calibration{});
+      reader.levels(levels);
+      const size_t n = c.windows(timesteps);
+      if (count && count + n > kGroupWindows) flush();
+      tokens_.resize((count + n) * token_floats);
+      reader.tokens(tokens_.data() + count * token_floats);
+      windows_.push_back(n);
+      count += n;
+    }
+    values += timesteps * width;
+  }
+  flush();
 }
 
 // Sequences into chunks: first those that all workers share, then those for one worker each.
@@ -142,7 +230,7 @@ void Encoder::arrange(const float* values, float* out) {
     const size_t from = order_[i], timesteps = static_cast<size_t>(lengths_[from]);
     const size_t length = s.rows(timesteps);
     sequences_.push_back({values + offsets_[from] * s.embed_dim, timesteps,
-                          out + from * s.output_size(), length, 0, 0});
+                          out + from * s.pooled_size(), length, 0, 0});
     if (i >= large_count) small_rows += length;
   }
   chunks_.clear();
@@ -176,7 +264,8 @@ void Encoder::add_chunk(size_t begin, size_t end) {
 void Encoder::grow() {
   const Settings& s = model_.settings;
   const auto longest = *std::max_element(lengths_.begin(), lengths_.end());
-  if (s.rope) rope_.grow(s.rows(static_cast<size_t>(longest)), s.rows(s.max_timesteps));
+  const size_t most = s.by_channel ? s.channels.tokens() : s.rows(s.max_timesteps);
+  if (s.rope) rope_.grow(s.rows(static_cast<size_t>(longest)), most);
   for (size_t i = 0; i < chunks_.size(); ++i) {
     const bool team = i < team_chunks_;
     for (size_t rank = 0; rank < workspaces_.size(); ++rank)

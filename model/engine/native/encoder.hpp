@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <vector>
 
 #include "forward.hpp"
+#include "join.hpp"
 
 namespace tritserve {
 
@@ -18,11 +20,13 @@ class Encoder {
   Encoder(const Encoder&) = delete;
   Encoder& operator=(const Encoder&) = delete;
 
-  // values [timesteps, embed_dim], lengths [batch] -> out [batch, output_size].
+  // values [timesteps, width], lengths [batch] -> out [batch, output_size]; where channels are seen
+  // one by one, the width is any number of channels, and `apart` asks for all of them,
+  // [batch, channels, channel_size].
   // Calls from several threads take turns, and a fork waits for its turn too. Throws
   // std::invalid_argument: lengths lie.
-  void embed(const float* values, size_t timesteps, const int64_t* lengths, size_t batch,
-             float* out);
+  void embed(const float* values, size_t timesteps, size_t width, const int64_t* lengths,
+             size_t batch, bool apart, float* out);
 
   const Model& model() const { return model_; }
   const char* kernels() const { return kernels_.name; }
@@ -37,6 +41,9 @@ class Encoder {
   static void hold_all();
   static void release_all();
 
+  void compute(const float* values, float* out);
+  void embed_channels(const float* values, size_t width, bool apart, float* out);
+  void pool_channels(const float* values, size_t width, size_t first, size_t last);
   void arrange(const float* values, float* out);
   void add_chunk(size_t begin, size_t end);
   void grow();
@@ -51,6 +58,12 @@ class Encoder {
   Barrier barrier_;
   std::vector<Workspace> workspaces_;
   std::mutex mutex_;
+
+  // Where channels are seen one by one.
+  std::unique_ptr<Join> join_;
+  std::vector<int64_t> given_lengths_;
+  std::vector<float> tokens_, window_rows_, pooled_, levels_;
+  std::vector<size_t> windows_;
 
   // Of the batch being computed.
   std::vector<int64_t> lengths_;

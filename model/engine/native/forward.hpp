@@ -21,7 +21,7 @@ constexpr size_t kBlockRows = 128;  // timesteps that one pass over a matrix tak
 struct Sequence {
   const float* values;  // [timesteps, embed_dim]
   size_t timesteps;
-  float* embedding;  // [output_size]
+  float* embedding;  // [pooled_size]
   size_t length;     // rows: a stride's timesteps are one
   size_t first_row;    // in the chunk
   size_t first_panel;  // of 16 positions, in the chunk

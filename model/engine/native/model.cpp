@@ -20,6 +20,13 @@ void check(const Settings& s) {
     throw std::invalid_argument("the numbers of heads do not divide");
   if (s.rope && s.head_dim() % 2) throw std::invalid_argument("rope needs an even head size");
   if (s.rope && !(s.rope_theta > 1.0)) throw std::invalid_argument("rope_theta must be above 1");
+  if (!s.by_channel) return;
+  const ChannelSettings& c = s.channels;
+  for (size_t n : {c.points, c.patch, c.window, c.segments, c.shape_size, c.levels_size})
+    if (!sensible(n)) throw std::invalid_argument("a setting of the channels is zero or too large");
+  if (c.points % c.patch) throw std::invalid_argument("points are no whole number of patches");
+  if (s.embed_dim != c.token_size() || s.stride != 1 || s.differences)
+    throw std::invalid_argument("the encoder's input is not the tokens of channels");
 }
 
 class Source {
@@ -77,6 +84,18 @@ class Source {
       linear.matrix.bias = linear.bias.data();
     }
     return linear;
+  }
+
+  // What each channel is calibrated by, where the model knows its channels.
+  std::vector<Calibration> calibration() const {
+    const auto found = arrays_.find("calibration.center");
+    if (found == arrays_.end()) return {};
+    const size_t count = found->second.count;
+    const float* center = floats("calibration.center", count);
+    const float* spread = floats("calibration.spread", count);
+    std::vector<Calibration> result;
+    for (size_t i = 0; i < count; ++i) result.push_back({center[i], spread[i]});
+    return result;
   }
 
   Linear packed(const std::string& name, size_t outputs, size_t inputs) const {
@@ -148,6 +167,13 @@ Model::Model(const Settings& settings, const Arrays& arrays) : settings(settings
   for (size_t i = 0; i < settings.num_layers; ++i)
     blocks.push_back(load_block(source, settings, "blocks." + std::to_string(i)));
   final_norm = source.norm("final_norm");
+  if (!settings.by_channel) return;
+  const ChannelSettings& c = settings.channels;
+  pooled_mean = source.row("join.mean", settings.pooled_size());
+  pooled_std = source.row("join.std", settings.pooled_size());
+  join_shape = source.packed("join.shape", c.shape_size, settings.pooled_size());
+  join_levels = source.packed("join.levels", c.levels_size, c.levels());
+  calibration = source.calibration();
 }
 
 size_t Model::panel_bytes() const {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "buffer.hpp"
+#include "channels.hpp"
 #include "kernels.hpp"
 
 namespace tritserve {
@@ -23,11 +24,18 @@ struct Settings {
   bool binary, int8_activations, sub_norm, layernorm, swiglu, rope, bias, causal;
   Pooling pooling;
   double rope_theta;
+  // Where channels are seen one by one: then embed_dim is the size of a token, and max_timesteps is
+  // of the series.
+  bool by_channel;
+  ChannelSettings channels;
 
   // Rows of a sequence inside the model.
   size_t rows(size_t timesteps) const { return (timesteps + stride - 1) / stride; }
   size_t input_size() const { return (1 + differences) * embed_dim; }
-  size_t output_size() const { return (pooling == Pooling::mean_max ? 2 : 1) * hidden_size; }
+  size_t pooled_size() const { return (pooling == Pooling::mean_max ? 2 : 1) * hidden_size; }
+  // Of one channel, where they are kept apart.
+  size_t channel_size() const { return pooled_size() + channels.levels(); }
+  size_t output_size() const { return by_channel ? channels.joined_size() : pooled_size(); }
   size_t head_dim() const { return hidden_size / num_heads; }
   size_t query_size() const { return num_heads * head_dim(); }
   size_t key_value_size() const { return 2 * key_value_heads * head_dim(); }
@@ -73,6 +81,12 @@ struct Model {
   Linear input_projection;
   std::vector<Block> blocks;
   NormTensors final_norm;
+
+  // Of channels seen one by one: what their pooled rows are standardised by, and the ternary
+  // projections that join them.
+  Buffer<float> pooled_mean, pooled_std;
+  Linear join_shape, join_levels;
+  std::vector<Calibration> calibration;
 
   // Bytes of all panels of packed weights, and the number of weights they stand for.
   size_t panel_bytes() const;
