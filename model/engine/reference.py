@@ -146,13 +146,13 @@ class Reference:
     def _pool(self, x: FloatArray, lengths: LengthArray) -> FloatArray:
         if self.config.pooling == "last":
             return x[np.cumsum(lengths) - 1]
-        rising = self.config.pooling == "weighted_mean"
-        return np.stack(
-            [
-                np.average(part, axis=0, weights=np.arange(1, len(part) + 1) if rising else None)
-                for _, part in _parts(x, lengths)
-            ]
-        ).astype(np.float32)
+        means = []
+        for _, part in _parts(x, lengths):
+            rising = np.arange(1.0, len(part) + 1)
+            weights = rising if self.config.pooling == "weighted_mean" else np.ones(len(part))
+            # The weights are float64, and so the sums are too.
+            means.append(np.average(part, axis=0, weights=weights))
+        return np.stack(means).astype(np.float32)
 
 
 def _parts(x: FloatArray, lengths: LengthArray) -> list[tuple[int, FloatArray]]:

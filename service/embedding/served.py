@@ -79,6 +79,7 @@ class ServedModel:
             batch_timesteps=settings.batch_timesteps,
             stuck_seconds=settings.stuck_seconds,
             on_batch=metrics.count_batch,
+            on_wait=metrics.queue_seconds.observe,
         )
 
     async def retire(self, seconds: float | None = None) -> bool:
@@ -111,7 +112,6 @@ class ServedModel:
             assert isinstance(cause, SequenceError)
             raise invalid(cause, refused.first_row) from cause
         record_stages(submitted, queue=result.queue_seconds, compute=result.compute_seconds)
-        self._metrics.queue_seconds.observe(result.queue_seconds)
         self._metrics.compute_seconds.observe(result.compute_seconds)
         return result
 

@@ -1,5 +1,6 @@
 """The JSON body of `POST /embed`, parsed and checked."""
 
+import json
 from itertools import chain
 from typing import Annotated
 
@@ -82,19 +83,39 @@ def _decode_in_pieces(
             raise UnparseableError("the body is not JSON: a comma before or after nothing")
         parts.append(part)
         rows += len(part)
+    _check_keys(pieces[0], options)
     values = np.concatenate([part.values for part in parts])
     return Sequences(values, np.concatenate([part.lengths for part in parts])), options
 
 
 def _parse_body(body: bytes) -> EmbedBody:
     try:
-        return EmbedBody.model_validate_json(body)
+        parsed = EmbedBody.model_validate_json(body)
     except ValidationError as error:
         detail = _first(error)
         place = detail["loc"]
         if place[:1] == ("sequences",):
             raise _wrong_sequence(detail, place[1:], 0) from error
         raise _wrong(detail) from error
+    _check_keys(body, parsed)
+    return parsed
+
+
+def _check_keys(body: bytes, parsed: EmbedBody) -> None:
+    """Raises InvalidError if a key is given twice, of which the parser takes the last.
+
+    Args:
+        body: valid, whole or without its numbers.
+        parsed: what it says.
+    """
+    # Colons are quick to count, and none are written in another way between a key and its value.
+    if body.count(b":") == len(parsed.model_fields_set):
+        return
+    names: set[str] = set()
+    for name, _ in json.loads(body, object_pairs_hook=list):
+        if name in names:
+            raise InvalidError(f"{name} is given twice", field=name)
+        names.add(name)
 
 
 def _check_whole(body: bytes) -> bytes:

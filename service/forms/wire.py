@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import safetensors
 import safetensors.numpy
 from pydantic import ValidationError
@@ -32,7 +31,7 @@ from tritserve.model.sequences import (
 )
 from tritserve.service.errors import InvalidError, UnparseableError, UnsupportedMediaTypeError
 from tritserve.service.forms.json_body import decode_json
-from tritserve.service.forms.json_numbers import json_numbers
+from tritserve.service.forms.json_numbers import write_json
 from tritserve.service.forms.media import JSON, MEDIA_TYPES, NPY, SAFETENSORS, parse_content_type
 from tritserve.service.forms.npy import read_npy, write_npy
 from tritserve.service.forms.options import Embeddings, Options
@@ -221,10 +220,8 @@ def encode(answer: EmbedAnswer, media_type: str) -> tuple[bytes, dict[str, str]]
     if media_type == JSON:
         # float16 as float32: orjson writes the shortest digits that give the same number back.
         numbers = rows.astype(np.float32) if rows.dtype == np.float16 else rows
-        content = {"embeddings": json_numbers(numbers)}
-        if scales is not None:
-            content["scales"] = json_numbers(scales)
-        return orjson.dumps(content | about), headers
+        content = {"embeddings": numbers} | ({} if scales is None else {"scales": scales})
+        return write_json(content | about), headers
     if media_type == SAFETENSORS:
         tensors = {"embeddings": rows, **({} if scales is None else {"scales": scales})}
         metadata = {name: json.dumps(value) for name, value in about.items()}

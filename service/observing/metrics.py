@@ -106,13 +106,13 @@ class Metrics:
         )
         self.queue_seconds = Histogram(
             "tritserve_queue_seconds",
-            "From admission of a request until it was computed.",
+            "From admission of a request until the engine took it up, or it was given up before.",
             buckets=SECONDS,
             registry=registry,
         )
         self.compute_seconds = Histogram(
             "tritserve_compute_seconds",
-            "In calls of the engine, by request.",
+            "In calls of the engine, by answered request.",
             buckets=SECONDS,
             registry=registry,
         )

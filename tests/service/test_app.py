@@ -283,6 +283,10 @@ def test_a_deadline_is_kept(engine):
         await asyncio.sleep(0.05)
         late = await client.post("/embed", json=BODY, headers={"X-Request-Timeout-Ms": "50"})
         assert late.status_code == 504
+        # It waited too, for all of its time.
+        metrics = (await client.get("/metrics")).text
+        assert 'tritserve_queue_seconds_bucket{le="0.025"} 0.0' in metrics
+        assert "tritserve_queue_seconds_count 1.0" in metrics
         gate.set()
         assert (await held).status_code == 200
 

@@ -14,12 +14,11 @@ binary data extension.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tritserve.model.errors import explain
 from tritserve.service.errors import InvalidError, UnparseableError
-from tritserve.service.forms.json_numbers import json_numbers
+from tritserve.service.forms.json_numbers import write_json
 from tritserve.service.forms.media import JSON, OCTETS
 from tritserve.service.forms.options import Options
 from tritserve.service.forms.wire import EmbedAnswer, EmbedRequest, Limits
@@ -137,7 +136,7 @@ class InferForm:
                 blobs.append(array.tobytes())
                 output["parameters"] = {"binary_data_size": len(blobs[-1])}
             else:
-                output["data"] = json_numbers(array.ravel())
+                output["data"] = array.ravel()
             outputs.append(output)
         head: dict[str, Any] = {
             "model_name": answer.model["name"],
@@ -147,7 +146,7 @@ class InferForm:
         }
         if self._id is not None:
             head["id"] = self._id
-        text = orjson.dumps(head)
+        text = write_json(head)
         if not blobs:
             return text, {"Content-Type": JSON}
         headers = {"Content-Type": OCTETS, HEADER_LENGTH: str(len(text))}

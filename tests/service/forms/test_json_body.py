@@ -215,6 +215,23 @@ def test_a_body_full_of_keys_takes_time_in_proportion_to_its_length(part):
     assert long < 5 * 16 * short
 
 
+@pytest.mark.parametrize("piece_bytes", [10, 2**20])
+@pytest.mark.parametrize(
+    ("members", "field"),
+    [
+        ('"sequences": [[[1, 2]]], "normalize": true, "normalize": true', "normalize"),
+        ('"normalize": {"a": [1e9, {}]}, "sequences": [[[1, 2]]], "normalize": false', "normalize"),
+        ('"sequences": [[[3, 4]]], "sequences": [[[1, 2]]]', "sequences"),
+        ('"sequ\\u0065nces": [[[3, 4]]], "sequences": [[[1, 2]]]', "sequences"),
+        ('"overlong": [":", "\\":"], "sequences": [[[1, 2]]], "overlong": "error"', "overlong"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_an_error(members, field, piece_bytes):
+    with pytest.raises(InvalidError, match=f"^{field} is given twice$") as caught:
+        decode_json(f"{{{members}}}".encode(), 2, piece_bytes)
+    assert caught.value.details["field"] == field
+
+
 def test_numbers_that_float32_cannot_hold_become_infinite():
     values = decode_json(b'{"sequences": [[[1e39, -1e39]]]}', 2)[0].values
     assert np.isinf(values).all()

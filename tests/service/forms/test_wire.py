@@ -1,5 +1,6 @@
 import io
 import json
+import sys
 
 import numpy as np
 import orjson
@@ -304,6 +305,21 @@ def test_overlong_sequences_are_cut_only_when_asked():
         for got, whole in zip(cut.split(), parts, strict=True):
             np.testing.assert_array_equal(got, whole[kept])
     assert truncate(batch, "error", 12) == (batch, [])
+
+
+@pytest.mark.parametrize("overlong", ["keep_last", "keep_first"])
+def test_cutting_takes_no_turn_for_each_sequence(overlong):
+    def calls(count):
+        batch = random_batch([3] * count, 1)
+        made = []
+        sys.setprofile(lambda frame, event, argument: made.append(event))
+        try:
+            truncate(batch, overlong, 2)
+        finally:
+            sys.setprofile(None)
+        return len(made)
+
+    assert calls(2000) == calls(2)
 
 
 def test_precisions():
