@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from tritserve.service import errors
 from tritserve.service.forms.media import JSON
 from tritserve.service.forms.options import Options
@@ -74,17 +76,17 @@ def query_parameters() -> list[dict[str, Any]]:
             "description": field.get("description", ""),
             "schema": field,
         }
-        for name, field in option_schemas().items()
+        for name, field in property_schemas(Options).items()
     ]
 
 
-def option_schemas() -> dict[str, Any]:
-    """The options by name."""
+def property_schemas(model: type[BaseModel]) -> dict[str, Any]:
+    """The schemas of a model's fields by name."""
     return {
         # Without the default: the page at /docs would send it along, and what is in the body too
         # is refused.
         name: {k: field[k] for k in field if k not in {"title", "default"}}
-        for name, field in Options.model_json_schema()["properties"].items()
+        for name, field in model.model_json_schema()["properties"].items()
     }
 
 

@@ -63,10 +63,16 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class EmbedRequest:
-    """A request whose form is right; sequences may still be too long for the model."""
+    """A request whose form is right; sequences may still be too long for the model.
+
+    Attributes:
+        timeout: for how many seconds after the request came its answer is of use, where the
+            request's own body says so.
+    """
 
     sequences: Sequences
     options: Options
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,14 @@ from pathlib import Path
 import httpx
 
 
+def free_port() -> int:
+    """A port on which nobody listens now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 @contextmanager
 def serving(
     *arguments: str | Path,
@@ -27,9 +35,7 @@ def serving(
     It is asked over TLS if `verify` says whom to trust. `program` is what Python runs;
     `started` is called before the service is ready.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, *program, "serve", "--port", str(port), *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(

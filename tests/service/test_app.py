@@ -400,6 +400,7 @@ def test_metrics_are_there_from_the_start(engine):
             "tritserve_batch_sequences_count 0.0",
             'tritserve_queue_seconds_bucket{le="0.0001"} 0.0',
             "tritserve_compute_seconds_count 0.0",
+            "tritserve_decode_seconds_count 0.0",
             "tritserve_encode_seconds_count 0.0",
             "tritserve_rejected_total 0.0",
             "tritserve_cancelled_total 0.0",

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from tritserve.service.embedding.service import EmbeddingService
-from tritserve.service.oip.tensors import METHODS
+from tritserve.service.oip.tensors import METHODS, OTHER
 from tritserve.service.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ def routes(settings: Settings) -> tuple[str, ...]:
     """Under which gRPC requests are counted."""
     if settings.grpc_port is None:
         return ()
-    return tuple(f"grpc/{name}" for names in METHODS.values() for name in names)
+    methods = [name for names in METHODS.values() for name in names]
+    return tuple(f"grpc/{name}" for name in [*methods, OTHER])
 
 
 def check(settings: Settings) -> None:

@@ -70,6 +70,7 @@ async def serving_grpc(
             for method in methods
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+    server.add_generic_rpc_handlers((_Others(calls),))
     address = f"{settings.url_host}:{settings.grpc_port}"
     secrets = _secrets(service.credentials)
     try:
@@ -85,6 +86,19 @@ async def serving_grpc(
         yield
     finally:
         await server.stop(CLOSE_SECONDS)
+
+
+class _Others(grpc.GenericRpcHandler):
+    """Refuses, in words, methods that are not there."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
+        path = handler_call_details.method
+        return grpc.stream_stream_rpc_method_handler(partial(self._calls.refuse, path))
 
 
 def _is_no_failed_answer(record: logging.LogRecord) -> bool:
