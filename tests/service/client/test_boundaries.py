@@ -1,17 +1,21 @@
 """Clients that cross a fork, an event loop, a thread or a pickle."""
 
 import asyncio
+import gc
+import os
 import pickle
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from tests.builders import random_batch
 from tests.end_to_end.server import serving
 from tritserve import AsyncClient, Client
+from tritserve.service.client.client import RequestError
 
 BATCHES = [random_batch([7] * 60, 12, seed=seed).split() for seed in range(4)]
 
@@ -19,6 +23,7 @@ FORKING = """
 import os, pickle, sys
 import numpy as np
 from tritserve import AsyncClient, Client
+from tritserve.service.client.client import RequestError
 
 url, batches = sys.argv[1], pickle.load(sys.stdin.buffer)
 client = Client(url)
@@ -79,6 +84,9 @@ def test_a_second_event_loop_gets_connections_of_its_own(url):
     first = asyncio.run(client.embed(BATCHES[0]))
     second = asyncio.run(client.embed(BATCHES[0]))
     assert first.tobytes() == second.tobytes()
+    # What the closed loop left open is complained of here, not in another test.
+    del client
+    gc.collect()
 
 
 def test_event_loops_in_threads_share_a_client(url):
@@ -89,6 +97,7 @@ def test_event_loops_in_threads_share_a_client(url):
         for _ in range(5):
             together.wait(20)
             rows = await client.embed(batch)
+        together.wait(20)
         await client.close()
         return rows
 
@@ -96,3 +105,50 @@ def test_event_loops_in_threads_share_a_client(url):
         answers = list(pool.map(lambda batch: asyncio.run(ask(batch)), BATCHES))
         for answer, batch in zip(answers, BATCHES, strict=True):
             assert answer.tobytes() == other.embed(batch).tobytes()
+
+
+def test_a_pickled_client_asks_as_the_first_does(url):
+    with Client(url, retry_seconds=7) as client, pickle.loads(pickle.dumps(client)) as other:
+        assert client.embed(BATCHES[0]).tobytes() == other.embed(BATCHES[0]).tobytes()
+        again = pickle.loads(pickle.dumps(client))
+        assert again.info() == client.info()
+        again.close()
+
+
+def test_a_transport_that_was_given_is_not_used_in_two_event_loops(url):
+    client = AsyncClient(url, transport=httpx.MockTransport(lambda _: httpx.Response(500)))
+
+    async def ask():
+        with pytest.raises(RequestError):
+            await client.info()
+
+    asyncio.run(ask())
+    with pytest.raises(RuntimeError, match="make a client in each"):
+        asyncio.run(client.info())
+
+
+def test_a_transport_that_was_given_is_not_used_on_both_sides_of_a_fork(monkeypatch):
+    transport = httpx.MockTransport(lambda _: httpx.Response(500))
+    with Client("http://test", transport=transport) as client:
+        with pytest.raises(RequestError):
+            client.info()
+        with monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: 1)
+            with pytest.raises(RuntimeError, match="another process"):
+                client.info()
+        with pytest.raises(RequestError):
+            client.info()
+
+
+def test_a_closed_client_says_so(url):
+    client = Client(url)
+    client.close()
+    with pytest.raises(RuntimeError, match="this client is closed"):
+        client.info()
+    with pytest.raises(RuntimeError, match="this client is closed"):
+        pickle.loads(pickle.dumps(client)).info()
+
+
+def test_an_option_that_does_not_exist_is_told_where_it_was_written():
+    with pytest.raises(TypeError, match="api_kye"):
+        Client("http://test", api_kye="k")
