@@ -19,18 +19,19 @@ def serving(
     log: Path,
     environment: dict[str, str] | None = None,
     verify: ssl.SSLContext | None = None,
+    python: str | Path = sys.executable,
     program: Sequence[str | Path] = ("-m", "tritserve"),
     started: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Yields the base URL and the process once the service is ready.
 
-    It is asked over TLS if `verify` says whom to trust. `program` is what Python runs;
-    `started` is called before the service is ready.
+    It is asked over TLS if `verify` says whom to trust. `program` is what
+    `python` runs; `started` is called before the service is ready.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, *program, "serve", "--port", str(port), *arguments]
+    command = [python, *program, "serve", "--port", str(port), *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(part) for part in command],
