@@ -19,35 +19,49 @@ from tritserve.service.client.client import RequestError
 
 BATCHES = [random_batch([7] * 60, 12, seed=seed).split() for seed in range(4)]
 
-FORKING = """
-import os, pickle, sys
+# Children ask one after the other: which connection each uses is not a matter of luck.
+IN_TURN = """
+import os, sys
 import numpy as np
-from tritserve import AsyncClient, Client
-from tritserve.service.client.client import RequestError
+from tritserve import Client
+
+def tell_port(response):
+    port = response.extensions["network_stream"].get_extra_info("client_addr")[1]
+    os.write(1, f"{port} ".encode())
+
+client = Client(sys.argv[1], event_hooks={"response": [tell_port]})
+client.embed(np.ones((1, 1, 12)))
+for _ in range(2):
+    if not os.fork():
+        client.embed(np.ones((1, 1, 12)))
+        os._exit(0)
+    os.wait()
+client.embed(np.ones((1, 1, 12)))
+"""
+
+AT_ONCE = """
+import os, pickle, sys
+from tritserve import Client
+
+def tell(number):
+    rows = [client.embed(batches[number]) for _ in range(20)]
+    wrong = sum(given.tobytes() != expected[number].tobytes() for given in rows)
+    os.write(1, f"{wrong} ".encode())
 
 url, batches = sys.argv[1], pickle.load(sys.stdin.buffer)
 client = Client(url)
 expected = [client.embed(batch) for batch in batches]
-
 start, starts = os.pipe()
-
-def asks(number):
-    if os.fork():
-        return
-    os.close(starts)
-    os.read(start, 1)
-    wrong = sum(
-        client.embed(batches[number]).tobytes() != expected[number].tobytes() for _ in range(40)
-    )
-    os._exit(wrong)
-
-for number in range(len(batches)):
-    asks(number)
+for number in range(1, len(batches)):
+    if not os.fork():
+        os.close(starts)
+        os.read(start, 1)
+        tell(number)
+        os._exit(0)
 os.close(starts)
-own = client.embed(batches[0])
-codes = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in batches]
-assert own.tobytes() == expected[0].tobytes()
-print(codes)
+tell(0)
+for _ in batches[1:]:
+    os.wait()
 """
 
 
@@ -57,15 +71,27 @@ def url(tmp_path_factory):
         yield url
 
 
-def test_forked_children_get_their_own_rows(url):
+def told_by(script, url):
+    """The words that a process and those that it forks write."""
     made = subprocess.run(
-        [sys.executable, "-c", FORKING, url],
+        [sys.executable, "-c", script, url],
         input=pickle.dumps(BATCHES),
         capture_output=True,
         check=False,
         timeout=60,
     )
-    assert made.stdout == b"[0, 0, 0, 0]\n", made.stderr.decode()
+    assert made.returncode == 0, made.stderr.decode()
+    return made.stdout.decode().split()
+
+
+def test_forked_children_have_connections_of_their_own(url):
+    before, first, second, after = told_by(IN_TURN, url)
+    assert len({before, first, second}) == 3
+    assert after == before
+
+
+def test_forked_children_that_ask_at_once_get_their_own_rows(url):
+    assert told_by(AT_ONCE, url) == ["0"] * 4
 
 
 def test_threads_share_a_client(url):
