@@ -179,7 +179,7 @@ class Exchanges:
     def _patience(self, error: httpx.TransportError) -> float:
         """Seconds to go on trying after this.
 
-        None, where a host's name, TLS or its certificate is at fault: trying would not help.
+        0 where a host's name, TLS or its certificate is at fault: trying again would not help.
         """
         cause = _first_cause(error, LASTING)
         if cause and not isinstance(cause, PASSING):
