@@ -10,7 +10,8 @@ from tritserve.model.sequences import check_finite, check_width
 from tritserve.service.commands.arguments import file_argument, model_option, threads_option
 from tritserve.service.commands.bulk import embed_all
 from tritserve.service.commands.files import check_target, read_sequences, write_embeddings
-from tritserve.service.forms.options import Options, Overlong, finish, truncate
+from tritserve.service.forms.choices import Overlong, truncate
+from tritserve.service.forms.options import Options, finish
 
 
 @click.command()

@@ -21,9 +21,10 @@ from tritserve.service.embedding.accepted import Accepted, AcceptedRequests, Hel
 from tritserve.service.embedding.jobs import Result
 from tritserve.service.embedding.served import ServedModel, load_engine
 from tritserve.service.errors import UnavailableError
+from tritserve.service.forms.choices import truncate
 from tritserve.service.forms.embed import Form
 from tritserve.service.forms.media import BINARY_TYPES, JSON, OCTETS
-from tritserve.service.forms.options import finish, truncate
+from tritserve.service.forms.options import finish
 from tritserve.service.forms.wire import EmbedAnswer, EmbedRequest
 from tritserve.service.http.body import BodyBudget, read_body, while_connected
 from tritserve.service.http.compression import decompress

@@ -27,16 +27,17 @@ def serving(
     log: Path,
     environment: dict[str, str] | None = None,
     verify: ssl.SSLContext | None = None,
+    python: str | Path = sys.executable,
     program: Sequence[str | Path] = ("-m", "tritserve"),
     started: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Yields the base URL and the process once the service is ready.
 
-    It is asked over TLS if `verify` says whom to trust. `program` is what Python runs;
-    `started` is called before the service is ready.
+    It is asked over TLS if `verify` says whom to trust. `program` is what
+    `python` runs; `started` is called before the service is ready.
     """
     port = free_port()
-    command = [sys.executable, *program, "serve", "--port", str(port), *arguments]
+    command = [python, *program, "serve", "--port", str(port), *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(part) for part in command],

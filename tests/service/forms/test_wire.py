@@ -18,8 +18,9 @@ from tritserve.service.errors import (
     UnparseableError,
     UnsupportedMediaTypeError,
 )
+from tritserve.service.forms.choices import truncate
 from tritserve.service.forms.media import JSON, NPY, SAFETENSORS, negotiate
-from tritserve.service.forms.options import Embeddings, Options, finish, truncate
+from tritserve.service.forms.options import Embeddings, Options, finish
 from tritserve.service.forms.wire import EmbedAnswer, Limits, decode, encode
 
 LIMITS = Limits(embed_dim=3, max_timesteps=9, max_sequences=50)
