@@ -34,6 +34,7 @@ ERROR_SCHEMA: dict[str, Any] = {
         }
     },
 }
+FEATURES_TEXT = " A row of CSV: `a,b,c`; a name that holds a comma stands in double quotes."
 NUMBER = {"type": "number"}
 COUNT = {"type": "integer", "minimum": 0}
 
@@ -79,13 +80,15 @@ def query_parameters() -> list[dict[str, Any]]:
 
 
 def option_schemas() -> dict[str, Any]:
-    """The options by name."""
-    return {
+    """The options by name, as a query string and the Open Inference Protocol have them."""
+    schemas = {
         # Without the default: the page at /docs would send it along, and what is in the body too
         # is refused.
         name: {k: field[k] for k in field if k not in {"title", "default"}}
         for name, field in Options.model_json_schema()["properties"].items()
     }
+    names = {"type": "string", "description": schemas["features"]["description"] + FEATURES_TEXT}
+    return schemas | {"features": names}
 
 
 TIMEOUT_HEADER = {

@@ -22,7 +22,7 @@ from tritserve.service.forms.wire import (
     EmbedAnswer,
     EmbedRequest,
     Limits,
-    check_request,
+    checked,
     to_sequences,
 )
 
@@ -83,8 +83,7 @@ def to_request(tensors: dict[str, Array], options: Options, limits: Limits) -> E
     if "values" not in tensors:
         raise InvalidError("the input 'values' is missing")
     request = EmbedRequest(_to_sequences(tensors["values"], tensors.get("lengths")), options)
-    check_request(request, limits)
-    return request
+    return checked(request, limits)
 
 
 def _to_sequences(values: Array, lengths: Array | None) -> Sequences:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import DATA
-from tritserve.model.data.dataset import DataError, Dataset, hold_out, load, write
+from tritserve.model.data.dataset import DataError, Dataset, load, write
+from tritserve.model.data.split import hold_out
 from tritserve.model.sequences import Sequences
 
 
@@ -47,8 +48,9 @@ def test_labels_may_be_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train_values": np.zeros(21)}, "must be floats of shape"),
-        ({"train_values": np.zeros((21, 2), int)}, "must be floats of shape"),
+        ({"train_values": np.zeros(21)}, "must be real numbers of shape"),
+        ({"train_values": np.full((21, 2), "a")}, "must be real numbers of shape"),
+        ({"train_values": np.full((21, 2), 2**24 + 1)}, "holds 16777217, which float32 rounds to"),
         ({"train_lengths": np.array([20])}, "add up to 20 timesteps, values hold 21"),
         ({"y_train": np.zeros(5, int)}, "one label a sequence"),
         ({"y_train": np.zeros(6)}, "must be integers"),
