@@ -4,7 +4,7 @@ import reprlib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -60,10 +60,12 @@ class Sequences:
             layout: `channels_first` if they are `[embed_dim, seq_len]`.
 
         Raises:
-            SequenceError: there is none, one is not two-dimensional, is empty, is masked in
+            SequenceError: the layout is unknown, there is no sequence, one is not two-dimensional, is empty, is masked in
                 places, holds something else than real numbers or integers that float32 would
                 round, or widths or columns differ.
         """
+        if layout not in get_args(Layout):
+            raise SequenceError(f"layout is {layout!r}; it must be {' or '.join(get_args(Layout))}")
         if column_names(sequences):
             raise SequenceError("a table is one sequence; a batch is a list of them")
         arrays, columns = [], None

@@ -111,7 +111,7 @@ def test_what_holds_no_numbers_is_refused_in_every_container(sequence, reason):
 )
 def test_a_missing_value_is_an_error_in_every_container(tmp_path, sequence):
     with pytest.raises(
-        DataError, match="train: sequence 1(, timestep 1, feature 0 is nan| holds )"
+        DataError, match=r"train: sequence 1(, timestep 1, feature 0 is nan| holds )"
     ):
         write(tmp_path / "x.npz", [[[1.0]], sequence])
 
