@@ -60,9 +60,9 @@ class Sequences:
             layout: `channels_first` if they are `[embed_dim, seq_len]`.
 
         Raises:
-            SequenceError: the layout is unknown, there is no sequence, one is not two-dimensional, is empty, is masked in
-                places, holds something else than real numbers or integers that float32 would
-                round, or widths or columns differ.
+            SequenceError: the layout is unknown, there is no sequence, one is not
+                two-dimensional, is empty, is masked in places, holds something else than real
+                numbers or integers that float32 would round, or widths or columns differ.
         """
         if layout not in get_args(Layout):
             raise SequenceError(f"layout is {layout!r}; it must be {' or '.join(get_args(Layout))}")

@@ -47,7 +47,7 @@ def _check_text(text: str) -> str:
 
 
 Text = Annotated[str, Field(max_length=MAX_LETTERS), AfterValidator(_check_text)]
-Name = Annotated[Text, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_LETTERS), AfterValidator(_check_text)]
 
 
 class Signature(BaseModel):

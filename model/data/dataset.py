@@ -145,8 +145,10 @@ def write(
     }
     numbers = {name: number for number, name in enumerate(sorted(set(named["train"] or [])))}
     signature = _signature(
-        feature_names=feature_names or _columns(splits[0][1], layout),
-        units=units or (),
+        feature_names=_columns(splits[0][1], layout)
+        if feature_names is None
+        else list(feature_names),
+        units=None if units is None else list(units),
         sampling_rate=sampling_rate,
         classes=[str(name) for name in numbers],
     )
@@ -187,7 +189,11 @@ def _columns(sequences: list[Any], layout: Layout | None) -> list[str]:
 
 
 def _signature(**fields: Any) -> Signature:
-    known = {name: value for name, value in fields.items() if value is not None}
+    known = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in fields.items()
+        if value is not None
+    }
     try:
         return Signature.model_validate(known)
     except ValidationError as error:

@@ -50,5 +50,7 @@ def test_unequal_widths_whose_transposed_shapes_fit_are_asked_about(tmp_path):
 
 
 def test_unknown_layouts_are_refused(tmp_path):
-    with pytest.raises(DataError, match="layout is 'NCHW'; it must be time_first or channels_first"):
+    with pytest.raises(
+        DataError, match="layout is 'NCHW'; it must be time_first or channels_first"
+    ):
         write(tmp_path / "x.npz", CHANNELS_FIRST, layout="NCHW")

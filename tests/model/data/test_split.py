@@ -69,11 +69,13 @@ def test_another_seed_may_hold_other_groups_out():
 def test_groups_that_cannot_be_held_out_are_an_error():
     with pytest.raises(DataError, match="all sequences are of one group; a validation part needs"):
         hold_out(grouped([4, 4, 4], [0, 1, 0]), 0.2, np.random.default_rng(0))
-    with pytest.raises(DataError, match="no group can be held out .* training would lack a class"):
+    with pytest.raises(DataError, match=r"no group can be held out .* training would lack a class"):
         hold_out(grouped([0, 0, 1, 1], [0, 0, 1, 1]), 0.5, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("groups", [["b", "a", "b"], [30, -4, 30], np.array(["b", "a", "b"], object)])
+@pytest.mark.parametrize(
+    "groups", [["b", "a", "b"], [30, -4, 30], np.array(["b", "a", "b"], object)]
+)
 def test_groups_are_read_as_they_were_written(tmp_path, groups):
     write(tmp_path / "x.npz", np.ones((3, 5, 2)), groups=groups, test=np.ones((1, 5, 2)))
     assert load(tmp_path / "x.npz", "train").groups.tolist() == [1, 0, 1]
