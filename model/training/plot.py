@@ -63,9 +63,9 @@ def _add_validation(axis: Axes, lines: list[dict[str, Any]]) -> None:
     points = [(line["step"], line["validation"]) for line in lines if "validation" in line]
     if not points:
         return
-    axis.set(title="loss and validation accuracy (nearest neighbour)", ylabel="loss")
+    axis.set(title="loss, and validation accuracy", ylabel="loss")
     right = axis.twinx()
     right.plot(*zip(*points, strict=True), color="tab:orange", marker="o", markersize=3)
     right.set(ylim=(0, 1.02))
-    right.set_ylabel("accuracy", color="tab:orange")
+    right.set_ylabel("of the nearest neighbour", color="tab:orange", fontsize=8)
     right.tick_params(axis="y", colors="tab:orange")
