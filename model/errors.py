@@ -15,6 +15,10 @@ class UserError(ValueError):
     """A file, an array or a setting that does not fit; the message says what would."""
 
 
+class DataWarning(UserWarning):
+    """Data that can be used as they are, and are hardly what was meant."""
+
+
 def explain(error: "ValidationError") -> str:
     """What pydantic found, as `field: reason` for each of the first fields.
 

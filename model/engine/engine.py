@@ -113,7 +113,7 @@ class Engine:
         if values.dtype != np.float32:
             raise SequenceError(f"values are {values.dtype}; they must be float32")
         checked = check_lengths(lengths, len(values) if values.ndim else 0)
-        check_width(values, config.embed_dim)
+        check_width(values, config.embed_dim, checked)
         check_longest(checked, config.max_timesteps)
         self._check_values(values, checked)
         embeddings = np.empty((len(checked), config.hidden_size), dtype=np.float32)

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tritserve.model.config import ModelConfig
+from tritserve.model.inputs import shorten, with_differences
 from tritserve.model.packed.content import PackedModel, unpack
-from tritserve.model.sequences import FloatArray, LengthArray, Sequences, shorten, with_differences
+from tritserve.model.sequences import FloatArray, LengthArray, Sequences
 
 EPS = 1e-5
 Int32Array = npt.NDArray[np.int32]

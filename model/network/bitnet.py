@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tritserve.model.config import ModelConfig, Quantize
+from tritserve.model.inputs import model_inputs
 from tritserve.model.network.bitlinear import EPS, BitLinear
-from tritserve.model.sequences import model_inputs
 
 
 def _norm(config: ModelConfig) -> nn.Module:

@@ -36,6 +36,7 @@ ERROR_SCHEMA: dict[str, Any] = {
         }
     },
 }
+FEATURES_TEXT = " A row of CSV: `a,b,c`; a name that holds a comma stands in double quotes."
 NUMBER = {"type": "number"}
 COUNT = {"type": "integer", "minimum": 0}
 
@@ -81,13 +82,17 @@ def query_parameters() -> list[dict[str, Any]]:
 
 
 def property_schemas(model: type[BaseModel]) -> dict[str, Any]:
-    """The schemas of a model's fields by name."""
-    return {
+    """The schemas of a model's fields by name, as a query string and `/v2` have them."""
+    schemas = {
         # Without the default: the page at /docs would send it along, and what is in the body too
         # is refused.
         name: {k: field[k] for k in field if k not in {"title", "default"}}
         for name, field in model.model_json_schema()["properties"].items()
     }
+    if "features" in schemas:
+        text = schemas["features"]["description"] + FEATURES_TEXT
+        schemas["features"] = {"type": "string", "description": text}
+    return schemas
 
 
 TIMEOUT_HEADER = {

@@ -1,17 +1,32 @@
 """The options of `POST /embed`, and what they do to embeddings."""
 
+import csv
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from tritserve.model.config import MAX_WIDTH
 from tritserve.model.sequences import FloatArray
+from tritserve.model.signature import MAX_LETTERS, MAX_LISTED, FeatureError, Signature
 from tritserve.service.errors import InvalidError
 from tritserve.service.forms.choices import Overlong, Precision
 
+FeatureName = Annotated[str, StringConstraints(max_length=MAX_LETTERS)]
+
 _SMALLEST = np.finfo(np.float32).tiny
+
+
+def _split_names(given: Any) -> Any:
+    """Names in one text, as a row of CSV: what holds a comma stands in double quotes."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return next(csv.reader([given], strict=True), [])
+    except csv.Error as error:
+        raise ValueError(f"no row of CSV: {error}") from error
 
 
 class Options(BaseModel):
@@ -31,6 +46,31 @@ class Options(BaseModel):
         description="`int8`: each embedding times 127 over its largest magnitude, rounded; the "
         "factors come back as `scales`, for which npy has no place. `binary`: a bit for each "
         "number, set where it is above zero, eight to a byte, first number in the highest bit.",
+    )
+    features: Annotated[list[FeatureName], BeforeValidator(_split_names)] = Field(
+        default=[],
+        max_length=MAX_WIDTH,
+        description="The names of the features, in the order in which they are sent. If that is "
+        "not the model's order they are put into it; names that are not the model's are refused.",
+    )
+
+
+def check_features(options: Options, signature: Signature) -> None:
+    """Raises InvalidError if features are named and are not the model's."""
+    try:
+        if options.features:
+            signature.order(options.features)
+    except FeatureError as error:
+        raise wrong_features(error) from error
+
+
+def wrong_features(error: FeatureError) -> InvalidError:
+    """The same complaint as an answer, with the first of the names that are at fault."""
+    return InvalidError(
+        str(error),
+        field="features",
+        missing=error.missing[:MAX_LISTED],
+        unknown=error.unknown[:MAX_LISTED],
     )
 
 

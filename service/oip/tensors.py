@@ -22,7 +22,7 @@ from tritserve.service.forms.wire import (
     EmbedAnswer,
     EmbedRequest,
     Limits,
-    check_request,
+    checked,
     to_sequences,
 )
 from tritserve.service.oip.parameters import RequestParameters
@@ -107,9 +107,7 @@ def to_request(
     if "values" not in tensors:
         raise InvalidError("the input 'values' is missing")
     sequences = _to_sequences(tensors["values"], tensors.get("lengths"))
-    request = EmbedRequest(sequences, parameters, parameters.timeout_seconds)
-    check_request(request, limits)
-    return request
+    return checked(EmbedRequest(sequences, parameters, parameters.timeout_seconds), limits)
 
 
 def _to_sequences(values: Array, lengths: Array | None) -> Sequences:

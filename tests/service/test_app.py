@@ -244,7 +244,7 @@ def test_info_tells_the_configuration(engine):
         assert set(info) == {
             *("name", "revision", "version", "config", "output_size", "bits_per_weight"),
             *("nominal_bits_per_weight", "bits_per_parameter", "parameters", "packed_bytes"),
-            *("kernel", "threads", "limits"),
+            *("kernel", "threads", "limits", "features"),
         }
 
     ask(engine, talk, max_sequences=7)

@@ -17,7 +17,8 @@ from tests.builders import (
 from tritserve.model.engine.engine import Engine
 from tritserve.model.engine.reference import Reference
 from tritserve.model.environment import available_processors
-from tritserve.model.sequences import SequenceError, Sequences, shorten, with_differences
+from tritserve.model.inputs import shorten, with_differences
+from tritserve.model.sequences import SequenceError, Sequences
 from tritserve.model.training.export import ExportError, export
 
 

@@ -407,7 +407,9 @@ def test_the_recipe_of_a_path_with_any_characters_is_read_again(small, tmp_path)
     command = [sys.executable, "-m", "tritserve", "recipe", str(moved)]
     # A terminal's encoding is not TOML's.
     environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
-    printed = subprocess.run(command, check=True, capture_output=True, env=environment)
+    printed = subprocess.run(
+        command, check=True, capture_output=True, env=environment, cwd=tmp_path
+    )
     (tmp_path / "made.toml").write_bytes(printed.stdout)
     assert read_recipe(tmp_path / "made.toml").dataset == moved
 
