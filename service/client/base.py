@@ -1,7 +1,7 @@
 """What both clients are, but for how they wait."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import httpx
@@ -64,6 +64,7 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
         normalize: bool = False,
         overlong: Overlong = "error",
         precision: Precision = "float32",
+        features: Sequence[str] | None = None,
     ) -> Rows:
         """Embeds sequences.
 
@@ -75,6 +76,8 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
                 tells which were shortened.
             precision: of the numbers on the wire. `int8` comes back as float32, its scales
                 applied; `binary` as bits, uint8 `[batch, hidden_size / 8]`.
+            features: the features' names in the order of the columns; the service puts them into
+                the model's order, and refuses names that are not the model's.
 
         Returns:
             `[batch, hidden_size]`, float32 or float16 as asked.
@@ -86,7 +89,7 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
             httpx.TransportError: the service could not be reached in time.
             RuntimeError: the client is closed, or its transport is in use elsewhere.
         """
-        exchange = self._exchanges.embed(sequences, normalize, overlong, precision)
+        exchange = self._exchanges.embed(sequences, normalize, overlong, precision, features)
         result: Rows = self._run(rows_of(exchange))
         return result
 
@@ -97,6 +100,7 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
         normalize: bool = False,
         overlong: Overlong = "error",
         precision: Precision = "float32",
+        features: Sequence[str] | None = None,
     ) -> Detailed:
         """As `embed`; also tells which rows were shortened, the model, and the time it took.
 
@@ -105,7 +109,7 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
         Returns:
             An `Answer`: `embeddings`, `truncated`, `model` and `timing_ms`.
         """
-        exchange = self._exchanges.embed(sequences, normalize, overlong, precision)
+        exchange = self._exchanges.embed(sequences, normalize, overlong, precision, features)
         result: Detailed = self._run(exchange)
         return result
 

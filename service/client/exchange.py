@@ -5,10 +5,12 @@ An exchange is a generator: it yields `Step`s, is sent the response to each, or 
 A batch over the limits goes in parts, one after the other.
 """
 
+import csv
+import io
 import socket
 import ssl
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -85,6 +87,7 @@ class Exchanges:
         normalize: bool,
         overlong: Overlong,
         precision: Precision,
+        features: Sequence[str] | None = None,
     ) -> Exchange[Answer]:
         """`POST /embed`, as often as the limits need.
 
@@ -99,6 +102,8 @@ class Exchanges:
             "overlong": overlong,
             "precision": precision,
         }
+        if features is not None:
+            params["features"] = _as_csv(features)
         headers = {"Content-Type": SAFETENSORS, "Accept": SAFETENSORS}
         step = Step("POST", "/embed", {"headers": headers, "params": params})
         small = len(batch) <= SMALL_SEQUENCES and batch.values.nbytes <= SMALL_BYTES
@@ -221,3 +226,10 @@ def _explained(error: httpx.ConnectError) -> httpx.ConnectError:
     if not _first_cause(error, LASTING):
         message += "; is the service started? startup_seconds= of the client waits until it is"
     return httpx.ConnectError(message, request=error.request)
+
+
+def _as_csv(names: Sequence[str]) -> str:
+    """A row of CSV: a name that holds a comma stands in double quotes."""
+    row = io.StringIO()
+    csv.writer(row, lineterminator="").writerow(names)
+    return row.getvalue()

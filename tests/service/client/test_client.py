@@ -9,9 +9,11 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.builders import random_batch, random_packed
+from tests.builders import random_batch, random_bitnet, random_packed
 from tests.service.live import Watched
 from tritserve.model.engine.engine import Engine
+from tritserve.model.signature import Signature
+from tritserve.model.training.export import export
 from tritserve.service.app import create_app
 from tritserve.service.client.client import (
     AsyncClient,
@@ -510,3 +512,19 @@ def embedded(count):
     timing = {"queue": 1.0, "compute": 2.0, "total": 3.0}
     answer = EmbedAnswer(Embeddings(np.ones((count, 2))), model, {"truncated": []}, timing)
     return httpx.Response(200, content=encode(answer, SAFETENSORS)[0])
+
+
+def test_named_features_are_put_into_the_models_order(tmp_path):
+    names = ["acc x", "acc, y", "Größe"]
+    model = random_bitnet(embed_dim=3, window_size=9)
+    export(model, tmp_path / "m", name="m", training={}, signature=Signature(feature_names=names))
+    turned = [part[:, [2, 0, 1]] for part in BATCH.split()]
+
+    async def talk(client):
+        expected = await client.embed(BATCH.split())
+        found = await client.embed(turned, features=["Größe", "acc x", "acc, y"])
+        assert found.tobytes() == expected.tobytes()
+        with pytest.raises(RequestError, match="acc z"):
+            await client.embed(turned, features=["Größe", "acc x", "acc z"])
+
+    against_app(Engine.load(tmp_path / "m"), talk)
