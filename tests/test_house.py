@@ -16,7 +16,11 @@ from tests.builders import ROOT
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PAGES = [
     *ROOT.glob("*.md"),
-    *(page for name in ("data", "docs", "model") for page in (ROOT / name).rglob("*.md")),
+    *(
+        page
+        for name in ("client", "data", "docs", "examples", "model")
+        for page in (ROOT / name).rglob("*.md")
+    ),
 ]
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 NAME = re.compile(r"`(\w+(?:(?:\.|::)\w+)*)`")
