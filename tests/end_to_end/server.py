@@ -1,5 +1,6 @@
 """A real `tritserve serve` process on a free port."""
 
+import json
 import os
 import socket
 import ssl
@@ -9,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -90,6 +93,24 @@ def wait_until_ready(
             pass
         time.sleep(0.02)
     raise AssertionError(f"the service did not become ready:\n{log.read_text()}")
+
+
+def address(url: str) -> tuple[str, int]:
+    """The host and port of a base URL."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    assert parts.port
+    return parts.hostname, parts.port
+
+
+def connect(url: str) -> socket.socket:
+    """A bare connection to the server at a base URL, before any TLS."""
+    return socket.create_connection(address(url), timeout=20)
+
+
+def log_lines(log: Path) -> list[dict[str, Any]]:
+    """Every line of a log so far; one that is not JSON is an error."""
+    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 from tests.builders import npy, random_packed
-from tests.end_to_end.server import refused_start, serving, wait_for
+from tests.end_to_end.server import address, connect, refused_start, serving, wait_for
 from tritserve.service.http.connections import MAX_PIPELINED, SPARE_CONNECTIONS, guarded
 from tritserve.service.observing.metrics import Metrics
 from tritserve.service.settings import Settings
@@ -40,11 +40,6 @@ def url(tmp_path_factory):
     random_packed(folder / "m", embed_dim=1, hidden_size=512, num_layers=1, window_size=9)
     with serving("--model", folder / "m", log=folder / "log", environment=LIMITS) as (url, _):
         yield url
-
-
-def connect(url):
-    host, port = url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=5)
 
 
 def drip(connection, pieces, pause=0.05):
@@ -239,9 +234,8 @@ def ask_for_much(url):
     head = POST.replace(b"json", b"x-npy") + b"Accept: application/x-npy\r\n"
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-    connection.settimeout(5)
-    host, port = url.removeprefix("http://").split(":")
-    connection.connect((host, int(port)))
+    connection.settimeout(20)
+    connection.connect(address(url))
     connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     return connection
 

@@ -1,10 +1,8 @@
 """What an operator sees of a real server process."""
 
 import gzip
-import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +15,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.builders import random_packed
-from tests.end_to_end.server import refused_start, serving, wait_for
+from tests.end_to_end.server import connect, log_lines, refused_start, serving, wait_for
 from tritserve.model.pretrained import DEFAULT_MODEL
 from tritserve.service.settings import Settings
 
@@ -28,12 +26,6 @@ ENVIRONMENT = {
 }
 
 
-def parse(text):
-    """Every line, but for what nanobind itself may write when a process ends."""
-    noise = ("nanobind:", " - leaked", "See https://nanobind")
-    return [json.loads(line) for line in text.splitlines() if not line.startswith(noise)]
-
-
 def test_every_line_of_the_log_is_json_without_keys_or_payloads(tmp_path):
     log = tmp_path / "log"
     with serving(log=log, environment=ENVIRONMENT) as (url, process):
@@ -42,8 +34,7 @@ def test_every_line_of_the_log_is_json_without_keys_or_payloads(tmp_path):
         assert httpx.post(f"{url}/embed", json=body, headers=key).status_code == 200
         wrong = {"Authorization": "Bearer hush-wrong"}
         assert httpx.get(f"{url}/info?key=hush-query", headers=wrong).status_code == 401
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=5) as connection:
+        with connect(url) as connection:
             connection.sendall(b"hush-rubbish\r\n\r\n")
             assert b"400" in connection.recv(4096)
         admin = {"Authorization": "Bearer hush-hush-too"}
@@ -53,7 +44,7 @@ def test_every_line_of_the_log_is_json_without_keys_or_payloads(tmp_path):
     text = log.read_text()
     assert "hush" not in text
     assert "0.515625" not in text
-    lines = parse(text)
+    lines = log_lines(log)
     assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
     events = " ".join(line["event"] for line in lines)
     assert "Started server process" in events, "uvicorn's lines are missing"
@@ -64,7 +55,7 @@ def test_every_line_of_the_log_is_json_without_keys_or_payloads(tmp_path):
 
 def served(log):
     """The lines that tell what is served, without what differs from run to run."""
-    lines = [line for line in parse(log.read_text()) if line["event"] == "now serving"]
+    lines = [line for line in log_lines(log) if line["event"] == "now serving"]
     return [{k: v for k, v in line.items() if k != "timestamp"} for line in lines]
 
 
@@ -131,7 +122,7 @@ def test_workers_say_which_they_are_and_where_they_serve(tmp_path):
         assert {line["worker"] for line in served(log)} == {0, 1}
         (url,) = {line["address"] for line in served(log)}
         assert httpx.get(f"{url}/info").status_code == 200
-    lines = parse(log.read_text())
+    lines = log_lines(log)
     assert {line["worker"] for line in lines if "finishing" in line["event"]} == {0, 1}
     (request,) = [line for line in lines if line["event"] == "request"]
     assert request["worker"] in {0, 1}
@@ -187,7 +178,7 @@ def test_a_collector_that_is_away_harms_nothing(tmp_path):
         process.terminate()
         assert process.wait(20) == 0
         assert time.monotonic() - start < 5
-    parse((tmp_path / "log").read_text())
+    log_lines(tmp_path / "log")
 
 
 @pytest.mark.parametrize(

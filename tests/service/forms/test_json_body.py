@@ -133,7 +133,7 @@ def test_a_large_body_leaves_the_interpreter_to_others():
     body = f'{{"sequences": [{",".join([sequence] * 20_000)}]}}'.encode()
     # In one call of the parser, another thread always waits for half the time or more. A busy
     # machine may keep one waiting too, but not every time.
-    assert min(longest_wait(lambda: decode_json(body, 4)) for _ in range(5)) < 0.45
+    assert any(longest_wait(lambda: decode_json(body, 4)) < 0.45 for _ in range(5))
 
 
 def longest_wait(work):
