@@ -18,12 +18,16 @@ from tritserve.service.process import early_signals
 def serve(model: Path, **given: Any) -> None:
     """Serves a packed model over HTTP; TRITSERVE_ variables set the rest."""
     early_signals.handle()
-    from tritserve.service.embedding.served import load_engine  # noqa: PLC0415
-    from tritserve.service.process.server import check, run  # noqa: PLC0415
-    from tritserve.service.process.supervisor import Supervisor  # noqa: PLC0415
+    from tritserve.service.observing import logs, tracing  # noqa: PLC0415
     from tritserve.service.settings import read_settings  # noqa: PLC0415
 
     settings = read_settings(model=model, **{k: v for k, v in given.items() if v is not None})
+    logs.configure(settings)
+    tracing.pass_over_unknown_propagators()
+    from tritserve.service.embedding.served import load_engine  # noqa: PLC0415
+    from tritserve.service.process.server import check, run  # noqa: PLC0415
+    from tritserve.service.process.supervisor import Supervisor  # noqa: PLC0415
+
     check(settings)
     if settings.workers > 1:
         # What keeps one worker from starting keeps all.

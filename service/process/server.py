@@ -130,8 +130,6 @@ def check(settings: Settings) -> None:
     grpc_extra.check(settings)
     Credentials(settings)
     grpc_extra.check_port(settings)
-    if traces := tracing.start(os.environ):
-        tracing.finish(traces)
 
 
 def run(
@@ -154,7 +152,7 @@ def run(
     """
     logs.configure(settings, worker)
     open_files.allow(settings)
-    traces = tracing.start(os.environ)
+    traces = tracing.start()
     app = create_app(settings, load_engine(settings), traces, reload_others)
     service: EmbeddingService = app.state.service
     tls = service.credentials.context is not None

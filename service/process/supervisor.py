@@ -22,7 +22,6 @@ from types import FrameType
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
-from tritserve.service.observing import logs
 from tritserve.service.observing.metrics import SHARED_FOLDER
 from tritserve.service.process import early_signals
 from tritserve.service.process.server import run
@@ -59,7 +58,6 @@ class Supervisor:
     """
 
     def __init__(self, settings: Settings) -> None:
-        logs.configure(settings)
         self._settings = settings
         self._listener = settings.listen(settings.port)
         self._context = multiprocessing.get_context("spawn")

@@ -191,17 +191,30 @@ def test_a_collector_that_is_away_harms_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "warning"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "not by grpc"),
+        ("OTEL_PROPAGATORS", "tracecontext,b3", "OTEL_PROPAGATORS names b3"),
+    ],
+)
+def test_what_is_set_for_a_whole_cluster_keeps_no_service_from_starting(
+    tmp_path, name, value, warning
+):
+    log = tmp_path / "log"
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", name: value}
+    with serving("--workers", "2", log=log, environment=environment) as (url, process):
+        assert httpx.get(f"{url}/info").status_code == 200
+        process.terminate()
+        assert process.wait(20) == 0
+    warnings = [line["event"] for line in parse(log.read_text()) if line["level"] == "warning"]
+    assert any(warning in event for event in warnings)
+
+
+@pytest.mark.parametrize(
     ("environment", "message"),
     [
         ({"TRITSERVE_API_KEYS": "a,,hush"}, "an empty key"),
         ({"TRITSERVE_SSL_KEYFILE": __file__}, "without TRITSERVE_SSL_CERTFILE"),
-        (
-            {
-                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
-                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-            },
-            "not by grpc",
-        ),
     ],
 )
 def test_settings_that_no_worker_could_start_with_end_the_supervisor(environment, message):
