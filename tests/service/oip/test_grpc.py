@@ -244,6 +244,16 @@ def test_a_full_service_answers_health_and_tells_others(engine, caplog):
     assert [line["status"] for line in lines].count(503) == 2
 
 
+def test_the_line_of_a_refused_call_says_why(engine, caplog):
+    async def talk(call, _):
+        await refusal(call, "ModelInfer", b"\xff")
+        await call("ModelInfer", raw_request())
+
+    with caplog.at_level("INFO", "tritserve.access"), capture_logs([add_noted]) as lines:
+        ask(engine, talk)
+    assert [line.get("error") for line in lines] == ["unparseable", None]
+
+
 def test_messages_have_a_limit_of_their_own(engine):
     async def talk(call, _):
         name = messages.ModelMetadataRequest(name="x" * 4500)
