@@ -125,7 +125,8 @@ class Settings(BaseSettings):
     admin_key: Key | None = None
     """Turns on `POST /admin/reload`, which needs it."""
     api_keys: SecretStr | None = None
-    """Keys, separated by commas; as soon as there is one, everything but health needs one."""
+    """Keys, separated by commas; as soon as there is one, everything needs one but health and the
+    API's description."""
     api_keys_file: Path | None = None
     """A file of further keys, one a line; empty lines and lines that begin with # do not count."""
     cors_origins: Annotated[list[Origin], NoDecode, BeforeValidator(_split)] = []
