@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, LiteralString
@@ -24,7 +23,7 @@ from tritserve.model.errors import UserError, explain
 from tritserve.model.pretrained import DEFAULT_MODEL
 
 PREFIX = "TRITSERVE_"
-BACKLOG = 2048
+UNIX = "unix:"
 DAY = 86_400
 KEY = re.compile("[!-~]+")
 BAD_KEY: LiteralString = "holds a space, or a letter that a header cannot carry"
@@ -49,12 +48,19 @@ def _strip(given: object) -> object:
     return given.strip() if isinstance(given, str) else given
 
 
+def _check_host(given: str) -> str:
+    if given.startswith(UNIX) and not given.startswith(f"{UNIX}/"):
+        raise PydanticCustomError("host", "a Unix socket is given as unix:/path")
+    return given
+
+
 def _check_key(given: SecretStr) -> SecretStr:
     if not KEY.fullmatch(given.get_secret_value()):
         raise PydanticCustomError("key", "it " + BAD_KEY)
     return given
 
 
+Host = Annotated[str, BeforeValidator(_strip), Field(min_length=1), AfterValidator(_check_host)]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 Key = Annotated[SecretStr, BeforeValidator(_strip), Field(min_length=8), AfterValidator(_check_key)]
 Seconds = Annotated[float, Field(gt=0.0, le=DAY)]
@@ -72,8 +78,8 @@ class Settings(BaseSettings):
 
     model: Path = DEFAULT_MODEL
     """The packed file."""
-    host: Annotated[str, BeforeValidator(_strip), Field(min_length=1)] = "127.0.0.1"
-    """What to listen on; `::` is every address, of IPv4 too."""
+    host: Host = "127.0.0.1"
+    """What to listen on; `::` is every address, of IPv4 too; `unix:/path` is a Unix socket."""
     port: int = Field(default=8000, ge=0, le=65_535)
     grpc_port: int | None = Field(default=None, ge=1, le=65_535)
     """Turns on the Open Inference Protocol over gRPC, on a port of its own."""
@@ -144,21 +150,14 @@ class Settings(BaseSettings):
         return {k: v for k, v in given.items() if k != "port"} if linked else given
 
     @property
+    def socket_path(self) -> Path | None:
+        """Where the Unix socket is, None where the host is an address."""
+        return Path(self.host.removeprefix(UNIX)) if self.host.startswith(UNIX) else None
+
+    @property
     def url_host(self) -> str:
         """The host as a URL has it: an address of IPv6 in brackets."""
         return f"[{self.host}]" if ":" in self.host else self.host
-
-    def listen(self, port: int) -> socket.socket:
-        """A listening socket of the host's address family; of both for `::`.
-
-        Raises:
-            OSError: the address cannot be had.
-        """
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        both = self.host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(
-            (self.host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
-        )
 
 
 class SettingsError(UserError):

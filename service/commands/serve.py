@@ -12,7 +12,7 @@ from tritserve.service.process import early_signals
 
 @click.command()
 @model_option
-@click.option("--host", help="Address to listen on; 127.0.0.1 if not given.")
+@click.option("--host", help="Address to listen on, or unix:/path; 127.0.0.1 if not given.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="8000 if not given.")
 @click.option("--workers", type=click.IntRange(1), help="Processes on the port; 1 if not given.")
 def serve(model: Path, **given: Any) -> None:

@@ -1,7 +1,7 @@
 """Several server processes on one port.
 
-The supervisor opens the listening socket and hands it to every worker, an ordinary server process.
-A worker that dies is replaced, and what it held is lost; signals are passed on to all. The
+The supervisor opens the listening sockets and hands them to every worker, an ordinary server
+process. A worker that dies is replaced, and what it held is lost; signals are passed on to all. The
 workers count in one folder of the supervisor's. It ends when its workers have.
 """
 
@@ -22,6 +22,7 @@ from types import FrameType
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
+from tritserve.service.http import listening
 from tritserve.service.observing.metrics import SHARED_FOLDER
 from tritserve.service.process import early_signals
 from tritserve.service.process.server import run
@@ -51,7 +52,7 @@ class _Slot:
 
 
 class Supervisor:
-    """Keeps `settings.workers` server processes alive on one listening socket.
+    """Keeps `settings.workers` server processes alive on the same listening sockets.
 
     Raises:
         OSError: the address cannot be had.
@@ -59,7 +60,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._listener = settings.listen(settings.port)
+        self._listeners = listening.listen(settings, settings.port)
         self._context = multiprocessing.get_context("spawn")
         self._slots = [_Slot() for _ in range(settings.workers)]
         self._stopping = False
@@ -83,7 +84,7 @@ class Supervisor:
                     break
                 wait(running, timeout=POLL_SECONDS) if running else time.sleep(POLL_SECONDS)
                 self._look_after_workers()
-        self._listener.close()
+        listening.remove(self._settings)
         return self._status
 
     def _start_workers(self) -> None:
@@ -91,7 +92,7 @@ class Supervisor:
             if slot.worker or self._stopping or time.monotonic() < slot.start_at:
                 continue
             worker = self._context.Process(
-                target=_work, args=(self._settings, self._listener, index)
+                target=_work, args=(self._settings, self._listeners, index)
             )
             # Until it handles this signal, it would die of it.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
@@ -137,7 +138,7 @@ class Supervisor:
                 os.kill(slot.worker.pid, number)
 
 
-def _work(settings: Settings, listener: socket.socket, index: int) -> None:
+def _work(settings: Settings, listeners: list[socket.socket], index: int) -> None:
     early_signals.handle()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     # Ctrl-C reaches the whole process group; a worker must see it once, from the supervisor.
@@ -145,7 +146,7 @@ def _work(settings: Settings, listener: socket.socket, index: int) -> None:
     # By its place and not by its process: one that takes a place goes on counting there.
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: index)  # type: ignore[no-untyped-call]
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    run(settings, listener, _reload_all, worker=index)
+    run(settings, listeners, _reload_all, worker=index)
 
 
 def _reload_all() -> None:

@@ -19,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tests.builders import random_packed
 from tests.end_to_end.server import refused_start, serving, wait_for
 from tritserve.model.pretrained import DEFAULT_MODEL
+from tritserve.service.http.listening import listen
 from tritserve.service.settings import Settings
 
 ENVIRONMENT = {
@@ -90,8 +91,8 @@ def test_the_log_says_what_is_served_and_where(tmp_path):
 
 
 @contextmanager
-def serving_anywhere(log, *arguments):
-    """A service on a port that only its log tells."""
+def serving_anywhere(log, *arguments, **options):
+    """A service on a port that only its log tells; options are those of `Popen`."""
     command = [
         sys.executable,
         "-m",
@@ -101,9 +102,9 @@ def serving_anywhere(log, *arguments):
         "0",
         *arguments,
     ]
-    with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
+    with log.open("wb") as output, subprocess.Popen(command, stderr=output, **options) as process:
         try:
-            yield
+            yield process
         finally:
             process.terminate()
             assert process.wait(20) == 0
@@ -112,7 +113,7 @@ def serving_anywhere(log, *arguments):
 @pytest.mark.parametrize(("host", "written"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
 def test_the_log_tells_the_port_that_was_free(tmp_path, host, written):
     try:
-        Settings(host=host).listen(0).close()
+        listen(Settings(host=host), 0)[0].close()
     except OSError:
         pytest.skip(f"this machine has no {host}")
     log = tmp_path / "log"

@@ -7,6 +7,7 @@ import pytest
 
 from tests.service.live import ask
 from tritserve.model.engine.engine import Engine, EngineError
+from tritserve.service.http.listening import listen
 from tritserve.service.settings import SettingsError, read_settings
 
 # What Kubernetes tells pods of a Service named tritserve.
@@ -55,6 +56,8 @@ def test_names_in_other_letters_are_no_settings(environment, name):
     [
         ("HOST", ""),
         ("HOST", "  "),
+        ("HOST", "unix:"),
+        ("HOST", "unix:here"),
         ("SEND_SECONDS", "inf"),
         ("DRAIN_SECONDS", "1e9"),
         ("STUCK_SECONDS", "nan"),
@@ -72,9 +75,10 @@ def test_what_is_out_of_range_is_an_error(environment, name, value):
 
 def test_two_colons_are_every_address(environment):
     environment({"TRITSERVE_HOST": "::"})
-    with read_settings().listen(0) as listening:
+    (listener,) = listen(read_settings(), 0)
+    with listener:
         for host in ("127.0.0.1", "::1"):
-            socket.create_connection((host, listening.getsockname()[1]), timeout=5).close()
+            socket.create_connection((host, listener.getsockname()[1]), timeout=5).close()
 
 
 def test_what_kubernetes_tells_of_a_service_is_no_setting(environment):

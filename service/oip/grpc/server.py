@@ -11,6 +11,7 @@ import grpc.aio
 
 from tritserve.service.embedding.service import EmbeddingService
 from tritserve.service.http.credentials import Credentials
+from tritserve.service.http.listening import addresses
 from tritserve.service.oip.grpc.calls import Calls
 from tritserve.service.oip.tensors import METHODS
 
@@ -70,17 +71,20 @@ async def serving_grpc(
             for method in methods
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-    address = f"{settings.url_host}:{settings.grpc_port}"
     secrets = _secrets(service.credentials)
-    try:
-        if secrets:
-            server.add_secure_port(address, secrets)
-        else:
-            server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise OSError(f"gRPC cannot listen on {address}: {error}") from error
+    for host in addresses(settings.host):
+        address = (
+            f"[{host}]:{settings.grpc_port}" if ":" in host else f"{host}:{settings.grpc_port}"
+        )
+        try:
+            if secrets:
+                server.add_secure_port(address, secrets)
+            else:
+                server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"gRPC cannot listen on {address}: {error}") from error
     await server.start()
-    log.info("gRPC on %s", address)
+    log.info("gRPC on %s:%d", settings.url_host, settings.grpc_port)
     try:
         yield
     finally:
