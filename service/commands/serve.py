@@ -1,5 +1,6 @@
 """`tritserve serve`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,10 @@ import click
 
 from tritserve.service.commands.arguments import model_option
 from tritserve.service.process import early_signals
+
+# For several processes of another program to count together; where prometheus_client finds one
+# when it is imported, it does not count for this process alone. Our workers get a folder of theirs.
+FOREIGN = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
 
 
 @click.command()
@@ -24,6 +29,8 @@ def serve(model: Path, **given: Any) -> None:
     settings = read_settings(model=model, **{k: v for k, v in given.items() if v is not None})
     logs.configure(settings)
     tracing.pass_over_unknown_propagators()
+    for name in FOREIGN:
+        os.environ.pop(name, None)
     from tritserve.service.embedding.served import load_engine  # noqa: PLC0415
     from tritserve.service.process.server import check, run  # noqa: PLC0415
     from tritserve.service.process.supervisor import Supervisor  # noqa: PLC0415

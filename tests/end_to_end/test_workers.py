@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from tests.builders import random_packed
 from tests.end_to_end.server import serving, wait_for
 from tritserve.model.pretrained import DEFAULT_MODEL
+from tritserve.service.process.shared_folder import PREFIX
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -127,6 +129,49 @@ def test_workers_end_when_their_supervisor_is_killed(tmp_path):
     assert set(SHARED.glob("tritserve-*")) <= folders
 
 
+def test_what_is_left_when_all_are_killed_at_once_goes_at_the_next_start(tmp_path):
+    folders = set(SHARED.glob(f"{PREFIX}*"))
+    kept = Path(tempfile.mkdtemp(prefix=PREFIX, dir=SHARED))
+    (kept / "precious").touch()
+    with serving("--workers", "2", log=tmp_path / "log") as (_, process):
+        wait_for(lambda: len(worker_pids(process)) == 2)
+        (used,) = set(SHARED.glob(f"{PREFIX}*")) - folders - {kept}
+        # A second supervisor leaves alone what the first one uses.
+        with serving("--workers", "2", log=tmp_path / "other") as (_, other):
+            assert used.exists()
+            workers = worker_pids(process)
+            for pid in (process.pid, *workers):
+                os.kill(pid, signal.SIGSTOP)
+            for pid in (process.pid, *workers):
+                os.kill(pid, signal.SIGKILL)
+            process.wait()
+            wait_for(lambda: not any(command_line(pid) for pid in workers))
+            assert used.exists()
+            other.terminate()
+            assert other.wait(20) == 0
+    with serving("--workers", "2", log=tmp_path / "log") as (_, process):
+        assert not used.exists()
+        process.terminate()
+        assert process.wait(20) == 0
+    # What is not ours stays, whatever it is called.
+    assert (kept / "precious").exists()
+    shutil.rmtree(kept)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_folder_for_the_metrics_of_another_program_is_passed_over(tmp_path, workers):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name, folder in [("PROMETHEUS_MULTIPROC_DIR", other), ("prometheus_multiproc_dir", "/no")]:
+        environment = {name: str(folder)}
+        arguments = "--workers", workers
+        with serving(*arguments, log=tmp_path / "log", environment=environment) as (url, process):
+            assert "tritserve_ready 1.0" in httpx.get(f"{url}/metrics").text
+            process.terminate()
+            assert process.wait(20) == 0
+    assert not list(other.iterdir())
+
+
 def test_a_reload_by_request_reaches_all_workers(tmp_path):
     model = shutil.copy(DEFAULT_MODEL, tmp_path / "model.safetensors")
     key = {"Authorization": "Bearer a-long-secret"}
@@ -149,10 +194,14 @@ def test_a_reload_by_request_reaches_all_workers(tmp_path):
 
         def reloaded():
             lines = map(json.loads, (tmp_path / "log").read_text().splitlines())
-            return {line["worker"] for line in lines if line.get("revision") == second}
+            return sorted(line["worker"] for line in lines if line.get("revision") == second)
 
-        wait_for(lambda: reloaded() == {0, 1, 2})
+        wait_for(lambda: set(reloaded()) == {0, 1, 2})
         assert revisions() == {second}
+        # Whoever was asked loads it once, as the others do: a later reload comes after all of these.
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: all(reloaded().count(worker) >= 2 for worker in range(3)))
+        assert reloaded() == [0, 0, 1, 1, 2, 2]
 
         model.write_bytes(b"broken")
         assert httpx.post(f"{url}/admin/reload", headers=key).status_code == 409
