@@ -198,7 +198,7 @@ def test_a_reload_by_request_reaches_all_workers(tmp_path):
 
         wait_for(lambda: set(reloaded()) == {0, 1, 2})
         assert revisions() == {second}
-        # Whoever was asked loads it once, as the others do: a later reload comes after all of these.
+        # Whoever was asked loads it once, as the others do: a later reload would come after more.
         process.send_signal(signal.SIGHUP)
         wait_for(lambda: all(reloaded().count(worker) >= 2 for worker in range(3)))
         assert reloaded() == [0, 0, 1, 1, 2, 2]
