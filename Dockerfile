@@ -26,13 +26,13 @@ RUN PATH=/build/bin:$PATH pip wheel --no-deps --no-build-isolation --wheel-dir /
  && /build/bin/pip --python /opt/tritserve/bin/python install --no-cache-dir --no-deps /wheels/*.whl
 
 FROM ${PYTHON}
+COPY --from=build /opt/tritserve /opt/tritserve
 ARG REVISION=
 LABEL org.opencontainers.image.title="tritserve" \
       org.opencontainers.image.description="Embeddings of numeric sequences from 1.58-bit weights" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="MIT"
-COPY --from=build /opt/tritserve /opt/tritserve
 ENV PATH=/opt/tritserve/bin:$PATH PYTHONDONTWRITEBYTECODE=1 TRITSERVE_HOST=0.0.0.0
 USER 10001:10001
 EXPOSE 8000

@@ -27,10 +27,10 @@ UNIX = "unix:"
 DAY = 86_400
 KEY = re.compile("[!-~]+")
 BAD_KEY: LiteralString = "holds a space, or a letter that a header cannot carry"
-# Kubernetes sets these in every pod beside a Service named `tritserve`, and TRITSERVE_PORT to its
-# URL.
+# Kubernetes sets these in every pod beside a Service named `tritserve` or `tritserve-grpc`, and
+# TRITSERVE_PORT or TRITSERVE_GRPC_PORT to its URL.
 SERVICE_LINKS = re.compile(
-    PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
+    PREFIX + r"(GRPC_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
     r"|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 SERVICE_URL = re.compile(r"tcp://\S+:\d+")
@@ -145,9 +145,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_service_link(cls, given: dict[str, Any]) -> dict[str, Any]:
-        linked = SERVICE_URL.fullmatch(str(given.get("port")))
-        return {k: v for k, v in given.items() if k != "port"} if linked else given
+    def _without_service_links(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in given.items()
+            if not (name in {"port", "grpc_port"} and SERVICE_URL.fullmatch(str(value)))
+        }
 
     @property
     def socket_path(self) -> Path | None:

@@ -10,7 +10,7 @@ from tritserve.model.engine.engine import Engine, EngineError
 from tritserve.service.http.listening import listen
 from tritserve.service.settings import SettingsError, read_settings
 
-# What Kubernetes tells pods of a Service named tritserve.
+# What Kubernetes tells pods of the Services tritserve and tritserve-grpc.
 SERVICE_LINKS = {
     "TRITSERVE_SERVICE_HOST": "10.0.0.1",
     "TRITSERVE_SERVICE_PORT": "8000",
@@ -20,6 +20,11 @@ SERVICE_LINKS = {
     "TRITSERVE_PORT_8000_TCP_PROTO": "tcp",
     "TRITSERVE_PORT_8000_TCP_PORT": "8000",
     "TRITSERVE_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "TRITSERVE_GRPC_SERVICE_HOST": "10.0.0.3",
+    "TRITSERVE_GRPC_SERVICE_PORT": "8001",
+    "TRITSERVE_GRPC_PORT": "tcp://10.0.0.3:8001",
+    "TRITSERVE_GRPC_PORT_8001_TCP": "tcp://10.0.0.3:8001",
+    "TRITSERVE_GRPC_PORT_8001_TCP_ADDR": "10.0.0.3",
 }
 
 
@@ -84,6 +89,7 @@ def test_two_colons_are_every_address(environment):
 def test_what_kubernetes_tells_of_a_service_is_no_setting(environment):
     environment(SERVICE_LINKS)
     assert read_settings().port == 8000
+    assert read_settings().grpc_port is None
     assert read_settings(port=7).port == 7
     environment({"TRITSERVE_PORT": "tcp://[fd00::1]:8000"})
     assert read_settings().port == 8000
@@ -102,6 +108,7 @@ def test_what_kubernetes_tells_of_a_service_is_no_setting(environment):
         ("TRITSERVE_PORT_8000", "10.0.0.1"),
         ("TRITSERVE_PORT", "tcp://10.0.0.1"),
         ("TRITSERVE_PORT", "http://10.0.0.1:8000"),
+        ("TRITSERVE_GRPC_PORT", "http://10.0.0.1:8001"),
         ("TRITSERVE_WORKERS", "tcp://10.0.0.1:8000"),
     ],
 )

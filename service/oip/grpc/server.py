@@ -51,9 +51,11 @@ async def serving_grpc(
     """
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_failed_answer)
     settings = service.settings
+    most = settings.max_connections + SPARE_CALLS
     options = [
         ("grpc.max_receive_message_length", settings.grpc_message_bytes),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
+        ("grpc.max_allowed_incoming_connections", most),
         ("grpc.max_connection_age_ms", CONNECTION_MS),
         ("grpc.max_connection_age_grace_ms", round(1000 * settings.send_seconds)),
         ("grpc.max_connection_idle_ms", CONNECTION_MS),
@@ -62,7 +64,6 @@ async def serving_grpc(
         # Workers share the port; anybody else on it is a mistake.
         ("grpc.so_reuseport", int(settings.workers > 1)),
     ]
-    most = settings.max_connections + SPARE_CALLS
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=most)
     calls = Calls(service, traces)
     for name, methods in METHODS.items():

@@ -84,6 +84,20 @@ def test_the_page_at_docs_takes_the_key_that_it_does_not_need(engine):
     ask(engine, talk, api_keys=KEYS, admin_key="administrator")
 
 
+@pytest.mark.parametrize("given", ["bytes=0-9", "bytes=99999999-", "bytes=x", "lines=1-2"])
+def test_a_file_of_the_page_goes_whole_whatever_range_is_asked_for(engine, given):
+    async def talk(client):
+        path = "/docs/assets/swagger-ui.css"
+        whole = await client.get(path)
+        assert whole.headers["accept-ranges"] == "none"
+        part = await client.get(path, headers={"Range": given})
+        assert part.status_code == 200
+        assert part.content == whole.content
+        assert (await client.get("/docs/assets/nothing")).json()["error"]["type"] == "not_found"
+
+    ask(engine, talk)
+
+
 def test_a_body_without_a_key_is_not_read(engine):
     sent = []
 
@@ -159,6 +173,12 @@ def test_cors_is_off_unless_set(engine):
             "/embed", headers=preflight | {"Origin": "https://evil.example"}
         )
         assert "access-control-allow-origin" not in other.headers
+        assert other.status_code == 400
+        assert other.json()["error"] == {
+            "type": "origin_not_allowed",
+            "message": "Disallowed CORS origin",
+        }
+        assert "Origin" in other.headers["vary"]
         headers = {"Origin": "https://app.example"} | with_key("first-secret")
         answer = await client.post("/embed", json=BODY, headers=headers)
         exposed = answer.headers["access-control-expose-headers"]
