@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     cut off."""
     max_connections: int = Field(default=1000, ge=1, le=1_000_000)
     """Connections open at once, in each worker, but for a few more that only health is asked on;
-    beside them, TLS handshakes; over gRPC, calls, but for those that ask for health."""
+    beside them, TLS handshakes; over gRPC, as many, and as many calls, but for some for health."""
     max_sequences: int = Field(default=65_536, ge=1)
     """Sequences in one request."""
     max_request_timesteps: int | None = Field(default=None, ge=1)

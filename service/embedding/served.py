@@ -12,6 +12,7 @@ from tritserve.model.environment import available_processors
 from tritserve.model.sequences import SequenceError, Sequences
 from tritserve.service.embedding.batcher import Batcher
 from tritserve.service.embedding.jobs import Refused, Result
+from tritserve.service.errors import DeadlineError
 from tritserve.service.forms.wire import Limits, invalid
 from tritserve.service.observing.metrics import Metrics
 from tritserve.service.observing.notes import note
@@ -103,9 +104,14 @@ class ServedModel:
     async def compute(self, sequences: Sequences, deadline: float | None) -> Result:
         """Embeddings of a batch, through the queue; errors are those of an answer."""
         note(sequences=len(sequences), timesteps=len(sequences.values))
-        submitted = time.time_ns()
+        submitted, start = time.time_ns(), time.monotonic()
         try:
             result = await self.batcher.submit(sequences, deadline)
+        except (DeadlineError, asyncio.CancelledError):
+            # Whoever waited in vain has waited all the same: without them, a queue that is too slow
+            # for all would look like an empty one.
+            self._metrics.queue_seconds.observe(time.monotonic() - start)
+            raise
         except Refused as refused:
             cause = refused.__cause__
             assert isinstance(cause, SequenceError)

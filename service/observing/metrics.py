@@ -106,7 +106,7 @@ class Metrics:
         )
         self.queue_seconds = Histogram(
             "tritserve_queue_seconds",
-            "From admission of a request until it was computed.",
+            "From admission of a request until it was computed, or given up.",
             buckets=SECONDS,
             registry=registry,
         )
