@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -37,6 +38,17 @@ def command_line(pid):
         return b""
 
 
+def shared_folder(process):
+    """Where the workers of a supervisor count together: it holds it open."""
+    opened = []
+    for file in Path(f"/proc/{process.pid}/fd").iterdir():
+        # It may be closed by now.
+        with suppress(FileNotFoundError):
+            opened.append(file.readlink())
+    (folder,) = [path for path in opened if path.name.startswith(PREFIX)]
+    return folder
+
+
 def test_workers_share_a_port_are_replaced_and_end_together(tmp_path):
     body = {"sequences": [[[0.0] * 12]]}
     with serving("--workers", "2", log=tmp_path / "log") as (url, process):
@@ -59,8 +71,8 @@ def test_workers_count_together(tmp_path):
     def answered(url):
         return float(metrics(url)['tritserve_requests_total{route="/embed",status="200"}'])
 
-    folders = set(SHARED.glob("tritserve-*"))
     with serving("--workers", "2", log=tmp_path / "log") as (url, process):
+        folder = shared_folder(process)
         wait_for(lambda: metrics(url).get("tritserve_ready") == "1.0")
         assert answered(url) == 0
         for count in range(1, 31):
@@ -87,7 +99,7 @@ def test_workers_count_together(tmp_path):
             client.close()
         process.terminate()
         assert process.wait(20) == 0, (tmp_path / "log").read_text()
-    assert set(SHARED.glob("tritserve-*")) <= folders
+    assert not folder.exists()
 
 
 def test_a_supervisor_gives_up_when_no_worker_can_start(tmp_path):
@@ -119,38 +131,31 @@ def test_a_reload_does_not_kill_workers_that_are_starting(tmp_path):
 
 
 def test_workers_end_when_their_supervisor_is_killed(tmp_path):
-    folders = set(SHARED.glob("tritserve-*"))
     with serving("--workers", "2", log=tmp_path / "log") as (_, process):
         wait_for(lambda: len(worker_pids(process)) == 2)
-        workers = worker_pids(process)
+        workers, folder = worker_pids(process), shared_folder(process)
         process.kill()
         process.wait()
         wait_for(lambda: not any(command_line(pid) for pid in workers))
-    assert set(SHARED.glob("tritserve-*")) <= folders
+    assert not folder.exists()
 
 
 def test_what_is_left_when_all_are_killed_at_once_goes_at_the_next_start(tmp_path):
-    folders = set(SHARED.glob(f"{PREFIX}*"))
     kept = Path(tempfile.mkdtemp(prefix=PREFIX, dir=SHARED))
     (kept / "precious").touch()
     with serving("--workers", "2", log=tmp_path / "log") as (_, process):
         wait_for(lambda: len(worker_pids(process)) == 2)
-        (used,) = set(SHARED.glob(f"{PREFIX}*")) - folders - {kept}
-        # A second supervisor leaves alone what the first one uses.
-        with serving("--workers", "2", log=tmp_path / "other") as (_, other):
-            assert used.exists()
-            workers = worker_pids(process)
-            for pid in (process.pid, *workers):
-                os.kill(pid, signal.SIGSTOP)
-            for pid in (process.pid, *workers):
-                os.kill(pid, signal.SIGKILL)
-            process.wait()
-            wait_for(lambda: not any(command_line(pid) for pid in workers))
-            assert used.exists()
-            other.terminate()
-            assert other.wait(20) == 0
+        folder, killed = shared_folder(process), (process.pid, *worker_pids(process))
+        # Another supervisor leaves alone what the first one uses.
+        with serving("--workers", "2", log=tmp_path / "other"):
+            assert folder.exists()
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in killed:
+                os.kill(pid, number)
+        process.wait()
+        wait_for(lambda: not any(command_line(pid) for pid in killed))
     with serving("--workers", "2", log=tmp_path / "log") as (_, process):
-        assert not used.exists()
+        assert not folder.exists()
         process.terminate()
         assert process.wait(20) == 0
     # What is not ours stays, whatever it is called.
@@ -166,7 +171,7 @@ def test_a_folder_for_the_metrics_of_another_program_is_passed_over(tmp_path, wo
         environment = {name: str(folder)}
         arguments = "--workers", workers
         with serving(*arguments, log=tmp_path / "log", environment=environment) as (url, process):
-            assert "tritserve_ready 1.0" in httpx.get(f"{url}/metrics").text
+            assert "tritserve_requests_total" in httpx.get(f"{url}/metrics").text
             process.terminate()
             assert process.wait(20) == 0
     assert not list(other.iterdir())
