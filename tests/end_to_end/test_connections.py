@@ -218,6 +218,19 @@ def test_a_request_has_one_host(url, line, headers, expected):
         assert "Host headers; it must have one" in body["error"]["message"]
 
 
+@pytest.mark.parametrize(("version", "interim"), [(b"1.0", False), (b"1.1", True)])
+def test_only_who_knows_of_an_interim_answer_gets_one(url, version, interim):
+    body = b'{"sequences": [[[0.0]]]}'
+    head = POST.replace(b"1.1", version) + b"Expect: 100-continue\r\nConnection: close\r\n"
+    with connect(url) as connection:
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        received = b""
+        while data := connection.recv(65536):
+            received += data
+    assert received.startswith(b"HTTP/1.1 100 ") == interim
+    assert received.count(b"HTTP/1.1 200 ") == 1
+
+
 def test_rubbish_after_a_request_gets_no_answer_that_could_pass_for_the_requests(url):
     body = b'{"sequences": [[[0.0]]]}'
     with connect(url) as connection:

@@ -17,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tests.builders import random_packed
 from tests.end_to_end.server import connect, log_lines, refused_start, serving, wait_for
 from tritserve.model.pretrained import DEFAULT_MODEL
+from tritserve.service.http.listening import listen
 from tritserve.service.settings import Settings
 
 ENVIRONMENT = {
@@ -81,8 +82,8 @@ def test_the_log_says_what_is_served_and_where(tmp_path):
 
 
 @contextmanager
-def serving_anywhere(log, *arguments):
-    """A service on a port that only its log tells."""
+def serving_anywhere(log, *arguments, **options):
+    """A service on a port that only its log tells; options are those of `Popen`."""
     command = [
         sys.executable,
         "-m",
@@ -92,9 +93,9 @@ def serving_anywhere(log, *arguments):
         "0",
         *arguments,
     ]
-    with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
+    with log.open("wb") as output, subprocess.Popen(command, stderr=output, **options) as process:
         try:
-            yield
+            yield process
         finally:
             process.terminate()
             assert process.wait(20) == 0
@@ -103,7 +104,7 @@ def serving_anywhere(log, *arguments):
 @pytest.mark.parametrize(("host", "written"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
 def test_the_log_tells_the_port_that_was_free(tmp_path, host, written):
     try:
-        Settings(host=host).listen(0).close()
+        listen(Settings(host=host), 0)[0].close()
     except OSError:
         pytest.skip(f"this machine has no {host}")
     log = tmp_path / "log"
@@ -182,17 +183,30 @@ def test_a_collector_that_is_away_harms_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "warning"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "not by grpc"),
+        ("OTEL_PROPAGATORS", "tracecontext,b3", "OTEL_PROPAGATORS names b3"),
+    ],
+)
+def test_what_is_set_for_a_whole_cluster_keeps_no_service_from_starting(
+    tmp_path, name, value, warning
+):
+    log = tmp_path / "log"
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", name: value}
+    with serving("--workers", "2", log=log, environment=environment) as (url, process):
+        assert httpx.get(f"{url}/info").status_code == 200
+        process.terminate()
+        assert process.wait(20) == 0
+    warnings = [line["event"] for line in log_lines(log) if line["level"] == "warning"]
+    assert any(warning in event for event in warnings)
+
+
+@pytest.mark.parametrize(
     ("environment", "message"),
     [
         ({"TRITSERVE_API_KEYS": "a,,hush"}, "an empty key"),
         ({"TRITSERVE_SSL_KEYFILE": __file__}, "without TRITSERVE_SSL_CERTFILE"),
-        (
-            {
-                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
-                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-            },
-            "not by grpc",
-        ),
     ],
 )
 def test_settings_that_no_worker_could_start_with_end_the_supervisor(environment, message):

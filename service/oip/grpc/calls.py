@@ -30,7 +30,7 @@ from tritserve.service.errors import (
     UnparseableError,
 )
 from tritserve.service.http.security import bearer, is_one_of
-from tritserve.service.observing.notes import levels, name_request
+from tritserve.service.observing.notes import levels, name_request, note_refusal
 from tritserve.service.observing.tracing import ServerSpan, ServerSpans
 from tritserve.service.oip.grpc.describing import ASKING, Describer
 from tritserve.service.oip.grpc.form import GrpcForm
@@ -102,6 +102,7 @@ class Calls:
                     await _send(context, answer)
                 status = 200
             except ServiceError as error:
+                note_refusal(error)
                 failure = error.status, error.message, error.headers
             except Exception as error:
                 log.error("a bug in answering %s", method, exc_info=error)

@@ -16,7 +16,6 @@ from tests.builders import (
 )
 from tritserve.model.engine.engine import Engine
 from tritserve.model.engine.reference import Reference
-from tritserve.model.environment import available_processors
 from tritserve.model.inputs import shorten, with_differences
 from tritserve.model.sequences import SequenceError, Sequences
 from tritserve.model.training.export import ExportError, export
@@ -150,29 +149,6 @@ def test_a_difference_is_checked_where_the_values_themselves_are_small_enough(tm
         engine.embed(batch.values, batch.lengths)
     batch.values[4:7, 3] *= 0.3
     assert np.isfinite(engine.embed(batch.values, batch.lengths)).all()
-
-
-@pytest.mark.parametrize(
-    ("quota", "processors"),
-    [
-        ("150000 100000", 1),
-        ("350000 100000", 3),
-        ("50000 100000", 1),
-        ("900000 100000", 4),
-        ("max 100000", 4),
-        (None, 4),
-        ("", 4),
-        ("many each", 4),
-        ("100000 0", 4),
-        ("100000", 4),
-    ],
-)
-def test_processors_are_those_of_the_control_group(tmp_path, monkeypatch, quota, processors):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 4, 6})
-    monkeypatch.setattr("tritserve.model.environment._CPU_QUOTA", tmp_path / "cpu.max")
-    if quota is not None:
-        (tmp_path / "cpu.max").write_text(quota + "\n")
-    assert available_processors() == processors
 
 
 def test_a_stride_averages_what_belongs_together():

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 import grpc.aio
@@ -242,6 +242,40 @@ def test_a_full_service_answers_health_and_tells_others(engine, caplog):
     with caplog.at_level("INFO", "tritserve.access"), capture_logs([add_noted]) as lines:
         ask(engine, talk, max_connections=3)
     assert [line["status"] for line in lines].count(503) == 2
+
+
+def test_connections_are_bounded_and_not_only_calls(engine, monkeypatch):
+    monkeypatch.setattr("tritserve.service.oip.grpc.server.SPARE_CALLS", 1)
+
+    async def talk(call, app):
+        address = f"127.0.0.1:{app.state.service.settings.grpc_port}"
+
+        async def held():
+            connection = await asyncio.open_connection(*address.split(":"))
+            stack.push_async_callback(close, connection[1])
+            connection[1].write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+            return await connection[0].read(9)
+
+        async def close(writer):
+            writer.close()
+            await writer.wait_closed()
+
+        async with AsyncExitStack() as stack:
+            greetings = [await asyncio.wait_for(held(), 10) for _ in range(4)]
+        # Three are greeted by the server's own settings.
+        assert [bool(greeting) for greeting in greetings] == [True, True, True, False]
+
+    ask(engine, talk, max_connections=2)
+
+
+def test_the_line_of_a_refused_call_says_why(engine, caplog):
+    async def talk(call, _):
+        await refusal(call, "ModelInfer", b"\xff")
+        await call("ModelInfer", raw_request())
+
+    with caplog.at_level("INFO", "tritserve.access"), capture_logs([add_noted]) as lines:
+        ask(engine, talk)
+    assert [line.get("error") for line in lines] == ["unparseable", None]
 
 
 def test_messages_have_a_limit_of_their_own(engine):
