@@ -47,8 +47,13 @@ def server(command: list[str], **environment: str) -> Iterator[tuple[int, int]]:
         env=os.environ | environment,
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
+    # Only the end of what it says is kept: it says something of each request.
+    end = subprocess.Popen(
+        ["tail", "--bytes=4000"], stdin=process.stderr, stdout=subprocess.PIPE, text=True
+    )
+    process.stderr.close()
     try:
         for _ in range(600):
             try:
@@ -56,12 +61,14 @@ def server(command: list[str], **environment: str) -> Iterator[tuple[int, int]]:
                     break
             except httpx.TransportError:
                 pass
-            assert process.poll() is None, f"{arguments} ended"
+            if process.poll() is not None:
+                raise SystemExit(f"{arguments} ended, saying:\n{end.communicate()[0]}")
             time.sleep(0.05)
         yield port, process.pid
     finally:
         process.terminate()
         process.wait()
+        end.wait()
 
 
 def tritserve(model: Path, **environment: str) -> AbstractContextManager[tuple[int, int]]:

@@ -62,26 +62,35 @@ def _plain(model: BitNet) -> DenseTwin:
 
 def peers(config: ModelConfig, threads: int) -> dict[str, Run]:
     """The contenders by name, each taking `[batch, seq_len, embed_dim]` float32."""
+    twin = _float_twin(config, threads)
+    compiled = torch.compile(twin, dynamic=False)
+    int8 = torch.ao.quantization.quantize_dynamic(twin, {nn.Linear}, dtype=torch.qint8)
+    runs = {
+        "torch_eager": _in_torch(twin),
+        "torch_compile": _in_torch(compiled),
+        "torch_int8": _in_torch(int8),
+    }
+    return runs | _onnx_peers(twin, config, threads)
+
+
+def torch_eager(config: ModelConfig, threads: int) -> Run:
+    """That contender alone, which needs nothing but torch."""
+    return _in_torch(_float_twin(config, threads))
+
+
+def _float_twin(config: ModelConfig, threads: int) -> DenseTwin:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    twin = _plain(BitNet(config.model_copy(update={"quantize": "none"})).eval())
-    compiled = torch.compile(twin, dynamic=False)
-    int8 = torch.ao.quantization.quantize_dynamic(twin, {nn.Linear}, dtype=torch.qint8)
+    return _plain(BitNet(config.model_copy(update={"quantize": "none"})).eval())
 
-    def in_torch(module: Callable[[Tensor], Tensor]) -> Run:
-        def run(batch: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                return module(torch.from_numpy(batch)).numpy()
 
-        return run
+def _in_torch(module: Callable[[Tensor], Tensor]) -> Run:
+    def run(batch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return module(torch.from_numpy(batch)).numpy()
 
-    runs = {
-        "torch_eager": in_torch(twin),
-        "torch_compile": in_torch(compiled),
-        "torch_int8": in_torch(int8),
-    }
-    return runs | _onnx_peers(twin, config, threads)
+    return run
 
 
 def _onnx_peers(twin: DenseTwin, config: ModelConfig, threads: int) -> dict[str, Run]:

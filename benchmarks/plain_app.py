@@ -7,18 +7,16 @@ import io
 import sys
 
 import numpy as np
-import torch
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from benchmarks.peers import peers
+from benchmarks.peers import torch_eager
 from tritserve.model.config import ModelConfig
 
 
 def create_app(threads: int, **config: int) -> FastAPI:
-    run = peers(ModelConfig(**config), threads)["torch_eager"]
-    torch.set_num_threads(threads)
+    run = torch_eager(ModelConfig(**config), threads)
     app = FastAPI()
 
     @app.post("/embed")

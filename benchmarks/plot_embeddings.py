@@ -1,8 +1,9 @@
 """Draws docs/embeddings.png: the test utterances of JapaneseVowels, embedded and projected.
 
-python benchmarks/plot_embeddings.py
+python -m benchmarks.plot_embeddings
 """
 
+import argparse
 from pathlib import Path
 
 import matplotlib as mpl
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
+    argparse.ArgumentParser(description="Draws docs/embeddings.png.").parse_args()
     mpl.use("Agg")
     data = load(ROOT / "data" / "JapaneseVowels.npz", "test")
     engine = Engine.load(DEFAULT_MODEL)

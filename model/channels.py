@@ -9,9 +9,9 @@ A series `v[0..n-1]` of one channel goes through
     4  each window drawn at `points` points: between timesteps linearly where it has fewer, as means
        over equal spans of time where it has more
     5  normalised by the window's own mean and deviation, which are not lost: see `levels`
-    6  patches of `patch` points, one token each: the points less their mean, the differences between
-       neighbours over the window's deviation of them, the patch's mean, and the fourth root of its
-       deviation, which tells small ones apart and needs no logarithm
+    6  patches of `patch` points, one token each: the points less their mean, the differences
+       between neighbours over the window's deviation of them, the patch's mean, and the fourth root
+       of its deviation, which tells small ones apart and needs no logarithm
 
 and the tokens of each window are one sequence for the encoder. Of a series that has several windows
 the whole, drawn at as many points, is one more.
@@ -22,6 +22,7 @@ another's; numpy's sums run in another order, and agree to rounding.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def windows(timesteps: int, window: int) -> list[slice]:
     """Where a series is cut, and the whole of it last, where that is not one window itself."""
     count = -(-timesteps // window)
     ends = [timesteps * i // count for i in range(count + 1)]
-    parts = [slice(begin, end) for begin, end in zip(ends, ends[1:], strict=False)]
+    parts = [slice(begin, end) for begin, end in pairwise(ends)]
     return parts if count == 1 else [*parts, slice(0, timesteps)]
 
 
@@ -92,12 +93,13 @@ def draw(series: Series, points: int) -> Series:
 
 
 def normalize(drawn: Series, floor: npt.NDArray[np.float64]) -> FloatArray:
-    """`[points, channels]` by each channel's own mean and deviation; `floor [channels]` is added."""
+    """Normalises each channel of `[points, channels]`; `floor [channels]` joins its deviation."""
     centered = drawn - drawn.mean(axis=0)
     scale = np.sqrt(np.square(centered).mean(axis=0)) + floor
     # A constant of zero has neither deviation nor floor.
     scaled = np.divide(centered, scale, out=np.zeros_like(centered), where=scale > 0)
-    return np.clip(scaled, -MOST_DEVIATIONS, MOST_DEVIATIONS).astype(np.float32)
+    normalized: FloatArray = np.clip(scaled, -MOST_DEVIATIONS, MOST_DEVIATIONS).astype(np.float32)
+    return normalized
 
 
 def tokens(points: FloatArray, patch: int) -> FloatArray:
@@ -150,7 +152,8 @@ def levels(series: Series, missing: npt.NDArray[np.float64], segments: int) -> F
         ]
     )
     both = np.concatenate([rows, draw(series, segments)])
-    return np.arcsinh(both).T.astype(np.float32)
+    squashed: FloatArray = np.arcsinh(both).T.astype(np.float32)
+    return squashed
 
 
 @dataclass(frozen=True, eq=False)

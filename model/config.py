@@ -115,8 +115,8 @@ class ModelConfig(BaseModel):
     """Whether a timestep attends to itself and those before it, or to its whole sequence."""
     pooling: Literal["last", "mean", "weighted_mean", "mean_max"] = "last"
     """How timesteps become one embedding; `weighted_mean` weights them 1, 2, 3, ..., as later ones
-    have seen more (SGPT, Muennighoff 2022, arXiv 2202.08904, eq. 2); `mean_max` is the mean followed
-    by the largest of each number, so that the embedding is twice as wide."""
+    have seen more (SGPT, Muennighoff 2022, arXiv 2202.08904, eq. 2); `mean_max` is the mean, and
+    after it the largest of each number: twice as wide."""
     stride: int = Field(default=1, ge=1, le=MAX_STRIDE)
     """Timesteps averaged into one before anything else; the last ones may be fewer."""
     differences: int = Field(default=0, ge=0, le=2)
@@ -171,12 +171,17 @@ class ModelConfig(BaseModel):
         return self.ffn_size or 4 * self.hidden_size
 
     @property
+    def features(self) -> int:
+        """Features per timestep, where their number is the model's own."""
+        assert self.embed_dim is not None
+        return self.embed_dim
+
+    @property
     def input_size(self) -> int:
         """Numbers of one input of the encoder: features and their differences, or a token."""
         if self.channels:
             return self.channels.token_size
-        assert self.embed_dim
-        return (1 + self.differences) * self.embed_dim
+        return (1 + self.differences) * self.features
 
     @property
     def pooled_size(self) -> int:

@@ -1,6 +1,10 @@
 """The base of every error that tells a user what was wrong with what they gave."""
 
-from pydantic import ValidationError
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # Clients raise these errors too, and come without pydantic.
+    from pydantic import ValidationError
 
 MAX_EXPLAINED = 10
 MAX_PART = 100
@@ -11,7 +15,11 @@ class UserError(ValueError):
     """A file, an array or a setting that does not fit; the message says what would."""
 
 
-def explain(error: ValidationError) -> str:
+class DataWarning(UserWarning):
+    """Data that can be used as they are, and are hardly what was meant."""
+
+
+def explain(error: "ValidationError") -> str:
     """What pydantic found, as `field: reason` for each of the first fields.
 
     It may be an answer to who sent thousands of wrong fields with long names: it stays short.

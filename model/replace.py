@@ -12,7 +12,7 @@ class ReplaceError(UserError):
     """What is at a path is no file that could be replaced."""
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path | str, data: bytes) -> None:
     """Writes a file; who reads it meanwhile reads the old one or the new one.
 
     What was at the path keeps its permissions, and after an error all that it was. A link goes on
@@ -22,7 +22,7 @@ def replace_file(path: Path, data: bytes) -> None:
         OSError: it cannot be written.
         ReplaceError: a folder or a device is there, or no folder to write it to.
     """
-    path = path.resolve()
+    path = Path(path).resolve()
     if not path.parent.is_dir():
         raise ReplaceError(f"{path.parent} is not a folder that {path.name} can be written to")
     if path.exists() and not path.is_file():

@@ -1,16 +1,25 @@
 """Ragged batches of numeric sequences: flat values and lengths, no padding anywhere."""
 
+import reprlib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from tritserve.model.errors import UserError
+from tritserve.model.arrays import column_names, read_array
+from tritserve.model.errors import DataWarning, UserError
 
 FloatArray = npt.NDArray[np.float32]
 LengthArray = npt.NDArray[np.int64]
+# Which axis of a sequence comes first: its timesteps, or its features.
+Layout = Literal["time_first", "channels_first"]
+
+# So many times wider than long, sequences that are all of one length are doubtful.
+_DOUBTFUL_WIDTH = 4
+TRANSPOSED = "transposed? A sequence is [seq_len, embed_dim]"
 
 
 class SequenceError(UserError):
@@ -40,34 +49,44 @@ class Sequences:
     lengths: LengthArray
 
     @classmethod
-    def from_list(cls, sequences: Iterable[npt.ArrayLike]) -> "Sequences":
+    def from_list(cls, sequences: Iterable[Any], layout: Layout = "time_first") -> "Sequences":
         """Joins arrays `[seq_len, embed_dim]` into one ragged batch.
 
         Integers and booleans are taken as numbers; what float32 cannot hold becomes infinite.
+        Tables with the same columns in another order than the first one's are put into its order.
+
+        Args:
+            sequences: of real numbers, each an array or what numpy makes one of.
+            layout: `channels_first` if they are `[embed_dim, seq_len]`.
 
         Raises:
-            SequenceError: there is none, one is not two-dimensional, is empty, is masked in
-                places, holds something else than real numbers or integers that float32 would
-                round, or widths differ.
+            SequenceError: the layout is unknown, there is no sequence, one is not
+                two-dimensional, is empty, is masked in places, holds something else than real
+                numbers or integers that float32 would round, or widths or columns differ.
         """
-        arrays = [_read(sequence, row) for row, sequence in enumerate(sequences)]
+        if layout not in get_args(Layout):
+            raise SequenceError(f"layout is {layout!r}; it must be {' or '.join(get_args(Layout))}")
+        if column_names(sequences):
+            raise SequenceError("a table is one sequence; a batch is a list of them")
+        arrays, columns = [], None
+        for row, sequence in enumerate(sequences):
+            try:
+                array = read_array(sequence)
+            except ValueError as error:
+                raise SequenceError(f"sequence {row} {error}", row) from error
+            names = column_names(sequence)
+            columns = columns or names
+            if names != columns and names and columns:
+                array = array[:, _same_columns(names, columns, row)]
+            arrays.append(array if layout == "time_first" else array.T)
         if not arrays:
             raise SequenceError("a batch needs at least one sequence")
-        for row, array in enumerate(arrays):
-            if array.ndim != 2 or not array.size:
-                raise SequenceError(
-                    f"sequence {row} has shape {list(array.shape)}; "
-                    "it must be [seq_len, embed_dim], not empty",
-                    row,
-                )
-            if array.shape[1] != arrays[0].shape[1]:
-                raise SequenceError(
-                    f"sequence {row} has {array.shape[1]} features per timestep, "
-                    f"sequence 0 has {arrays[0].shape[1]}",
-                    row,
-                )
+        _check_shapes([array.shape for array in arrays])
         lengths = np.array([len(array) for array in arrays], dtype=np.int64)
-        return cls(np.concatenate(arrays), lengths)
+        values = [
+            exact_float32(array, lengths[row : row + 1], row) for row, array in enumerate(arrays)
+        ]
+        return cls(np.concatenate(values), lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -89,107 +108,90 @@ class Sequences:
         return Sequences.from_list([self.values[offsets[i] : offsets[i + 1]] for i in rows])
 
 
-def _read(sequence: npt.ArrayLike, row: int) -> FloatArray:
-    parts = sequence if isinstance(sequence, list | tuple) else [sequence]
-    if any(np.ma.is_masked(part) for part in parts):
-        raise SequenceError(f"sequence {row} has masked values; fill them, or leave them out", row)
-    try:
-        array = np.asarray(sequence)
-    except (ValueError, TypeError) as error:
-        raise SequenceError(f"sequence {row} is no array: {error}", row) from error
-    if array.dtype.kind not in "fiub":
-        raise SequenceError(f"sequence {row} holds {array.dtype}; it must hold real numbers", row)
-    numbers = to_float32(array)
-    if array.dtype.kind in "iu":
-        rounded = numbers.astype(np.longdouble) != array.astype(np.longdouble)
-        if rounded.any():
-            first = array[rounded][0]
+def _same_columns(names: list[str], columns: list[str], row: int) -> list[int]:
+    """Where in a table with columns `names` those of the first table are."""
+    if sorted(names) != sorted(columns):
+        raise SequenceError(
+            f"sequence {row} has the columns {reprlib.repr(names)}, those before it "
+            f"{reprlib.repr(columns)}; all must have the same",
+            row,
+        )
+    return [names.index(name) for name in columns]
+
+
+def _check_shapes(shapes: list[tuple[int, ...]]) -> None:
+    for row, shape in enumerate(shapes):
+        if len(shape) != 2 or not all(shape):
             raise SequenceError(
-                f"sequence {row} holds {first}, which float32 rounds to {np.float32(first):.0f}; "
-                "subtract an offset, or pass floats to have it rounded",
+                f"sequence {row} has shape {list(shape)}; "
+                "it must be [seq_len, embed_dim], not empty",
                 row,
             )
-    return numbers
+        if shape[1] != shapes[0][1]:
+            alike = len({len(other) and other[0] for other in shapes}) == 1
+            hint = f"; all have {shape[0]} timesteps: {TRANSPOSED}" if alike else ""
+            raise SequenceError(
+                f"sequence {row} has {shape[1]} features per timestep, "
+                f"sequence 0 has {shapes[0][1]}{hint}",
+                row,
+            )
+
+
+def exact_float32(
+    numbers: npt.NDArray[Any], lengths: LengthArray, first_row: int = 0
+) -> FloatArray:
+    """Real numbers as `to_float32` gives them, known to be what they were if they are integers.
+
+    Args:
+        numbers: `[timesteps, embed_dim]`, floats, integers or booleans.
+        lengths: `[batch]` int64; their sum is `timesteps`.
+        first_row: what the first sequence is called in the error.
+
+    Raises:
+        SequenceError: float32 would round an integer.
+    """
+    taken = to_float32(numbers)
+    if numbers.dtype.kind not in "iu" or numbers.dtype.itemsize <= 2:
+        return taken
+    # What is rounded up to beyond the type cannot be compared in it.
+    beyond = np.float32(2.0 ** int(np.iinfo(numbers.dtype).max).bit_length())
+    with np.errstate(invalid="ignore"):
+        rounded = (taken.astype(numbers.dtype) != numbers) | (taken >= beyond)
+    if rounded.any():
+        at, feature = np.argwhere(rounded)[0]
+        row = int(np.searchsorted(np.cumsum(lengths), at, side="right"))
+        raise SequenceError(
+            f"sequence {first_row + row} holds {numbers[at, feature]}, which float32 rounds to "
+            f"{taken[at, feature]:.0f}; subtract an offset, or pass floats to have it rounded",
+            first_row + row,
+            int(at - (np.cumsum(lengths) - lengths)[row]),
+        )
+    return taken
+
+
+def warn_if_transposed(sequences: Sequences, name: str) -> None:
+    """Warns where sequences are so short, so wide and so alike that features may be timesteps.
+
+    Args:
+        sequences: values `[timesteps, embed_dim]`.
+        name: what they are called in the warning.
+
+    Warns:
+        DataWarning: they are.
+    """
+    length, width = sequences.lengths[0], sequences.values.shape[1]
+    if width >= _DOUBTFUL_WIDTH * length and (sequences.lengths == length).all():
+        warnings.warn(
+            f"every sequence of {name} has {length} timesteps of {width} features; {TRANSPOSED}",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def to_float32(numbers: npt.NDArray[Any]) -> FloatArray:
     """As float32, C-contiguous, uncopied if it is; what float32 cannot hold becomes infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(numbers, np.float32, order="C")
-
-
-def shorten(
-    values: FloatArray, lengths: LengthArray, stride: int
-) -> tuple[FloatArray, LengthArray]:
-    """Averages each `stride` timesteps of a sequence into one; the last may be of fewer.
-
-    Sums are taken in the order of time, so that a sequence gives the same bytes in any batch.
-
-    Args:
-        values: `[timesteps, embed_dim]` float32.
-        lengths: `[batch]` int64; their sum is `timesteps`.
-        stride: 1 or more.
-
-    Returns:
-        `[shorter, embed_dim]` float32, and `[batch]` int64 whose sum is `shorter`.
-    """
-    if stride == 1:
-        return values, lengths
-    short = -(-lengths // stride)
-    row = np.repeat(np.arange(len(lengths)), short)
-    done = (np.arange(len(row)) - (np.cumsum(short) - short)[row]) * stride
-    starts = (np.cumsum(lengths) - lengths)[row] + done
-    counts = np.minimum(stride, lengths[row] - done)
-    sums = values[starts]
-    for i in range(1, stride):
-        more = counts > i
-        sums[more] += values[starts[more] + i]
-    means: FloatArray = sums / counts[:, None].astype(np.float32)
-    return means, short
-
-
-def with_differences(values: FloatArray, lengths: LengthArray, order: int) -> FloatArray:
-    """Each timestep's features followed by their differences over time.
-
-    The n-th difference is `d[t] = e[t] - e[t - 1]` of the one before it, 0 at a sequence's start.
-
-    Args:
-        values: `[timesteps, embed_dim]` float32.
-        lengths: `[batch]` int64; their sum is `timesteps`.
-        order: how many differences, 0 or more.
-
-    Returns:
-        `[timesteps, (1 + order) * embed_dim]` float32.
-    """
-    if order == 0:
-        return values
-    starts = np.cumsum(lengths) - lengths
-    parts = [values]
-    for _ in range(order):
-        difference = np.diff(parts[-1], axis=0, prepend=parts[-1][:1])
-        difference[starts] = 0.0
-        parts.append(difference)
-    return np.concatenate(parts, axis=1)
-
-
-def model_inputs(
-    values: FloatArray, lengths: LengthArray, stride: int, differences: int
-) -> tuple[FloatArray, LengthArray]:
-    """What a model reads of raw values, before it standardises them.
-
-    Args:
-        values: `[timesteps, embed_dim]` float32.
-        lengths: `[batch]` int64; their sum is `timesteps`.
-        stride: timesteps that are averaged into one.
-        differences: how many orders of differences over time there are.
-
-    Returns:
-        `[shorter, (1 + differences) * embed_dim]` float32, and `[batch]` int64 whose sum is
-        `shorter`. What overflows float32 becomes infinite, or NaN.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        shorter, short = shorten(values, lengths, stride)
-        return with_differences(shorter, short, differences), short
 
 
 def check_lengths(lengths: npt.NDArray[Any], timesteps: int) -> LengthArray:
@@ -231,11 +233,20 @@ def check_lengths(lengths: npt.NDArray[Any], timesteps: int) -> LengthArray:
     return lengths.astype(np.int64)
 
 
-def check_width(values: FloatArray, embed_dim: int) -> None:
-    """Raises SequenceError unless `values` are `[timesteps, embed_dim]`."""
+def check_width(values: FloatArray, embed_dim: int | None, lengths: LengthArray) -> None:
+    """Raises SequenceError unless `values` are `[timesteps, embed_dim]`, of any width if None."""
+    if embed_dim is None:
+        if values.ndim != 2 or not values.shape[1]:
+            raise SequenceError(
+                f"values have shape {list(values.shape)}; they must be [timesteps, channels], "
+                "with one channel or more"
+            )
+        return
     if values.ndim != 2 or values.shape[1] != embed_dim:
+        hint = f"; {TRANSPOSED}" if (lengths == embed_dim).all() else ""
         raise SequenceError(
             f"values have shape {list(values.shape)}; this model takes [timesteps, {embed_dim}]"
+            + hint
         )
 
 

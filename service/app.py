@@ -35,6 +35,7 @@ from tritserve.service.http.security import SECURITY_HEADERS, bearer, is_one_of,
 from tritserve.service.observing.metrics import Metrics
 from tritserve.service.observing.tracing import Traced
 from tritserve.service.oip.grpc import extra as grpc_extra
+from tritserve.service.oip.rest.names import OneSegmentNames
 from tritserve.service.oip.rest.routes import add_oip
 from tritserve.service.paths import ROUTES
 from tritserve.service.settings import Settings
@@ -93,7 +94,8 @@ def create_app(
     add_oip(app, service)
     add_docs(app)
     # Around all that FastAPI and Starlette put around the routes, which direct ones do without.
-    answered = DirectPosts(Heads(app.build_middleware_stack()), app.routes)
+    routed = DirectPosts(Heads(app.build_middleware_stack()), app.routes)
+    answered = OneSegmentNames(routed, lambda: str(service.served.about["name"]))
     guarded = secure(answered, lambda: service.credentials.keys, settings.cors_origins)
     traced = Traced(guarded, traces) if traces else guarded
     app.middleware_stack = Observed(traced, metrics, SECURITY_HEADERS)

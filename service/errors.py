@@ -49,6 +49,13 @@ class UnauthorizedError(ServiceError):
         return {"WWW-Authenticate": "Bearer"}
 
 
+class OriginError(ServiceError):
+    """A page may not ask so: for its origin, its method or its headers."""
+
+    status = 400
+    type = "origin_not_allowed"
+
+
 class UnknownPathError(ServiceError):
     """Nothing is served at this path."""
 

@@ -17,6 +17,8 @@ ROUTES = (
 """What requests are counted under."""
 
 _HEALTH = ("/health/", "/v2/health/")
+_DESCRIPTION = ("/docs", "/openapi.json")
+_DOCS_ASSETS = "/docs/assets/"
 ADMIN = "/admin/"
 
 
@@ -47,5 +49,10 @@ def is_polled(path: str) -> bool:
 
 
 def is_open(path: str) -> bool:
-    """Whether no API key is asked for: probes have none, administration has a key of its own."""
-    return is_health(path) or path.startswith(ADMIN)
+    """Whether no API key is asked for.
+
+    Probes have none, administration has a key of its own, and the API's description holds no
+    secret: a key is given on its page, to what is called from there.
+    """
+    described = path in _DESCRIPTION or path.startswith(_DOCS_ASSETS)
+    return described or is_health(path) or path.startswith(ADMIN)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, LiteralString
@@ -24,14 +23,14 @@ from tritserve.model.errors import UserError, explain
 from tritserve.model.pretrained import DEFAULT_MODEL
 
 PREFIX = "TRITSERVE_"
-BACKLOG = 2048
+UNIX = "unix:"
 DAY = 86_400
 KEY = re.compile("[!-~]+")
 BAD_KEY: LiteralString = "holds a space, or a letter that a header cannot carry"
-# Kubernetes sets these in every pod beside a Service named `tritserve`, and TRITSERVE_PORT to its
-# URL.
+# Kubernetes sets these in every pod beside a Service named `tritserve` or `tritserve-grpc`, and
+# TRITSERVE_PORT or TRITSERVE_GRPC_PORT to its URL.
 SERVICE_LINKS = re.compile(
-    PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
+    PREFIX + r"(GRPC_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
     r"|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 SERVICE_URL = re.compile(r"tcp://\S+:\d+")
@@ -49,12 +48,19 @@ def _strip(given: object) -> object:
     return given.strip() if isinstance(given, str) else given
 
 
+def _check_host(given: str) -> str:
+    if given.startswith(UNIX) and not given.startswith(f"{UNIX}/"):
+        raise PydanticCustomError("host", "a Unix socket is given as unix:/path")
+    return given
+
+
 def _check_key(given: SecretStr) -> SecretStr:
     if not KEY.fullmatch(given.get_secret_value()):
         raise PydanticCustomError("key", "it " + BAD_KEY)
     return given
 
 
+Host = Annotated[str, BeforeValidator(_strip), Field(min_length=1), AfterValidator(_check_host)]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 Key = Annotated[SecretStr, BeforeValidator(_strip), Field(min_length=8), AfterValidator(_check_key)]
 Seconds = Annotated[float, Field(gt=0.0, le=DAY)]
@@ -72,8 +78,8 @@ class Settings(BaseSettings):
 
     model: Path = DEFAULT_MODEL
     """The packed file."""
-    host: Annotated[str, BeforeValidator(_strip), Field(min_length=1)] = "127.0.0.1"
-    """What to listen on; `::` is every address, of IPv4 too."""
+    host: Host = "127.0.0.1"
+    """What to listen on; `::` is every address, of IPv4 too; `unix:/path` is a Unix socket."""
     port: int = Field(default=8000, ge=0, le=65_535)
     grpc_port: int | None = Field(default=None, ge=1, le=65_535)
     """Turns on the Open Inference Protocol over gRPC, on a port of its own."""
@@ -101,7 +107,7 @@ class Settings(BaseSettings):
     cut off."""
     max_connections: int = Field(default=1000, ge=1, le=1_000_000)
     """Connections open at once, in each worker, but for a few more that only health is asked on;
-    beside them, TLS handshakes; over gRPC, calls, but for those that ask for health."""
+    beside them, TLS handshakes; over gRPC, as many, and as many calls, but for some for health."""
     max_sequences: int = Field(default=65_536, ge=1)
     """Sequences in one request."""
     max_request_timesteps: int | None = Field(default=None, ge=1)
@@ -125,7 +131,8 @@ class Settings(BaseSettings):
     admin_key: Key | None = None
     """Turns on `POST /admin/reload`, which needs it."""
     api_keys: SecretStr | None = None
-    """Keys, separated by commas; as soon as there is one, everything but health needs one."""
+    """Keys, separated by commas; as soon as there is one, everything needs one but health and the
+    API's description."""
     api_keys_file: Path | None = None
     """A file of further keys, one a line; empty lines and lines that begin with # do not count."""
     cors_origins: Annotated[list[Origin], NoDecode, BeforeValidator(_split)] = []
@@ -138,26 +145,22 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_service_link(cls, given: dict[str, Any]) -> dict[str, Any]:
-        linked = SERVICE_URL.fullmatch(str(given.get("port")))
-        return {k: v for k, v in given.items() if k != "port"} if linked else given
+    def _without_service_links(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in given.items()
+            if not (name in {"port", "grpc_port"} and SERVICE_URL.fullmatch(str(value)))
+        }
+
+    @property
+    def socket_path(self) -> Path | None:
+        """Where the Unix socket is, None where the host is an address."""
+        return Path(self.host.removeprefix(UNIX)) if self.host.startswith(UNIX) else None
 
     @property
     def url_host(self) -> str:
         """The host as a URL has it: an address of IPv6 in brackets."""
         return f"[{self.host}]" if ":" in self.host else self.host
-
-    def listen(self, port: int) -> socket.socket:
-        """A listening socket of the host's address family; of both for `::`.
-
-        Raises:
-            OSError: the address cannot be had.
-        """
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        both = self.host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(
-            (self.host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
-        )
 
 
 class SettingsError(UserError):

@@ -1,7 +1,11 @@
 import pytest
+import torch
 
 from tests.builders import random_packed
 from tritserve.model.engine.engine import Engine
+
+# Every worker of the suite has a processor; more threads would only wait for each other.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

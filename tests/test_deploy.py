@@ -3,10 +3,13 @@
 import json
 import re
 import socket
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.builders import ROOT
 from tests.service.live import ask
@@ -182,6 +185,78 @@ def test_compose_mounts_what_is_there_and_what_is_read():
     (source,) = yaml.safe_load((DEPLOY / "grafana" / "datasource.yml").read_text())["datasources"]
     for panel in panels():
         assert panel["datasource"]["uid"] == source["uid"]
+
+
+def locked(name):
+    """The lines of a lock, by the names of their packages."""
+    text = (DEPLOY / "lock" / f"{name}.txt").read_text()
+    lines = {}
+    for line in text.replace("\\\n", "").splitlines():
+        requirement, *hashes = line.split(" --hash=")
+        assert hashes, f"{name}: {requirement} has no hash"
+        package = Requirement(requirement)
+        lines.setdefault(canonicalize_name(package.name), []).append(package)
+    return lines
+
+
+@pytest.mark.parametrize("name", ["build", "serving", "grpc", "tracing"])
+def test_what_the_image_installs_is_locked_as_it_is_asked_for(name):
+    """If not, `deploy/lock.sh` brings what is asked for into the lock."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        asked = tomllib.load(file)
+    project = asked["project"]
+    required = {
+        "build": [*asked["build-system"]["requires"], "cmake", "ninja"],
+        "serving": project["dependencies"],
+    }
+    lock = locked(name)
+    for text in required.get(name) or [
+        *project["dependencies"],
+        *project["optional-dependencies"][name],
+    ]:
+        requirement = Requirement(text)
+        packages = lock.get(canonicalize_name(requirement.name), [])
+        assert packages, f"{text} is not locked"
+        for package in packages:
+            ((version,),) = [[s.version for s in package.specifier if s.operator == "=="]]
+            assert requirement.specifier.contains(version), f"{package} is not {text}"
+    if name in {"grpc", "tracing"}:
+        # Both are installed over it.
+        serving = locked("serving")
+        assert {package: lock[package] for package in serving} == serving
+
+
+def test_the_image_says_what_it_is():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    text = (ROOT / "Dockerfile").read_text()
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', text))
+    assert labels["title"] == project["name"]
+    assert labels["version"] == project["version"]
+    assert labels["licenses"] == project["license"]
+    assert {"description", "revision"} <= set(labels)
+
+
+def test_dependencies_are_installed_before_the_sources_are_copied():
+    """Otherwise each edit would install all of them again."""
+    text = (ROOT / "Dockerfile").read_text()
+    copied = [line.split()[1] for line in text.splitlines() if line.startswith("COPY ")]
+    assert {"model", "service", "tritserve", "pyproject.toml"} <= set(copied)
+    before, _, _ = text.partition("COPY pyproject.toml")
+    assert "deploy/lock/$part.txt" in before
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for name in copied:
+        assert name.startswith("--") or f"!{name}" in ignored, f"{name} does not reach the builder"
+
+
+def test_compose_bounds_the_service_and_looks_after_it():
+    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["tritserve"]
+    assert service["cpus"]
+    assert service["mem_limit"]
+    # Images of OCI's format lose that of the Dockerfile.
+    text = (ROOT / "Dockerfile").read_text()
+    (command,) = re.findall(r"HEALTHCHECK .*\\\n  CMD (.*)", text)
+    assert service["healthcheck"]["test"] == ["CMD", *json.loads(command)]
 
 
 def test_the_example_mounts_the_folder_of_the_model():

@@ -1,15 +1,31 @@
 """The house is as docs/architecture.md and the contracts in pyproject.toml say."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.builders import ROOT
 
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(
+        page
+        for name in ("client", "data", "docs", "examples", "model")
+        for page in (ROOT / name).rglob("*.md")
+    ),
+]
+LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
+NAME = re.compile(r"`(\w+(?:(?:\.|::)\w+)*)`")
+# In C++, at the start of a line: types, and functions whose body follows.
+DEFINITION = re.compile(r"^(?:[\w:<>&*]+ )*([\w:]+)(?:\([^;{]*(?=\{)| \{)", re.MULTILINE)
 SERVING = ("tritserve", "tritserve.model.engine.engine", "tritserve.service.process.supervisor")
 
 
@@ -92,3 +108,58 @@ def test_files_stay_small():
         if (lines := len(path.read_text().splitlines())) > 320
     }
     assert not long
+
+
+def links(page):
+    """The text of each link of a page to a place in the repository, and that place."""
+    found = LINK.findall(page.read_text())
+    return [
+        (text, (page.parent / target.partition("#")[0]).resolve())
+        for text, target in found
+        if not re.match(r"\w+:|#", target)
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page):
+    assert not [str(target) for _, target in links(page) if not target.exists()]
+
+
+def defined(file):
+    """The functions and classes that a file defines; those in a class, or function, by both."""
+    if file.suffix != ".py":
+        return set(DEFINITION.findall(file.read_text()))
+
+    def names(node, outer):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield outer + child.name
+                yield from names(child, f"{outer}{child.name}.")
+
+    return set(names(ast.parse(file.read_text()), ""))
+
+
+def test_what_the_architecture_names_is_defined_in_the_file_beside_it():
+    named = [
+        (name[1], target) for text, target in links(ARCHITECTURE) if (name := NAME.fullmatch(text))
+    ]
+    assert {"Batcher.submit", "EmbeddingService.answer", "make_panels"} <= {n for n, _ in named}
+    missing = [f"{name} in {file.name}" for name, file in named if name not in defined(file)]
+    assert not missing
+
+
+def floors(layers):
+    return [{name.strip() for name in layer.split("|")} for layer in layers]
+
+
+@pytest.mark.parametrize("half", ["service", "model"])
+def test_the_picture_of_the_floors_is_that_of_the_contracts(half):
+    (picture,) = re.findall(rf"^`{half}/`:\n\n```\n(.*?)```", ARCHITECTURE.read_text(), re.M | re.S)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = [
+        contract["layers"]
+        for contract in contracts["contracts"]
+        if contract.get("containers") == [f"tritserve.{half}"]
+    ]
+    drawn = [re.split("  +", line)[0] for line in picture.splitlines()]
+    assert floors(drawn) == floors(layers)

@@ -28,7 +28,24 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        advice = _advice(error.name or "")
+        if not advice:
+            raise
+        raise ImportError(f"{name} {advice}", name=error.name) from error
+
+
+def _advice(missing: str) -> str:
+    if missing.startswith(f"{__name__}."):
+        return (
+            "is not in tritserve-client, which is the client alone; for all of tritserve: "
+            "pip uninstall tritserve-client, then pip install tritserve"
+        )
+    if missing == "torch":
+        return "needs torch; pip install 'tritserve[train]'"
+    return ""
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,8 @@ from tritserve.model.training.checkpoint import Checkpoint, load, save
 from tritserve.model.training.export import export
 from tritserve.model.training.recipe import Recipe
 from tritserve.model.training.rule import recipe_for
-from tritserve.model.training.train import embed, train
+from tritserve.model.training.scores import embed
+from tritserve.model.training.train import train
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,30 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
+from tritserve.model.arrays import REAL_KINDS, column_names
 from tritserve.model.config import MAX_WIDTH
-from tritserve.model.errors import UserError
+from tritserve.model.errors import UserError, explain
 from tritserve.model.replace import replace_file
-from tritserve.model.sequences import Sequences, check_finite, check_lengths, to_float32
+from tritserve.model.sequences import (
+    Layout,
+    Sequences,
+    check_finite,
+    check_lengths,
+    exact_float32,
+    warn_if_transposed,
+)
+from tritserve.model.signature import NO_SIGNATURE, Signature
 
 Labels = npt.NDArray[np.int64]
+Groups = npt.NDArray[np.int64]
 Split = Literal["train", "test"]
 
 
@@ -33,12 +44,17 @@ class Dataset:
         labels: `[n]` int64 from 0, or None.
         name: the file's name without its ending.
         sha256: of the file, in hex.
+        groups: `[n]` int64: sequences of the same number belong together, as those of one session
+            or subject do; None where nothing is known of it, as in a test split.
+        signature: what features and labels mean.
     """
 
     sequences: Sequences
     labels: Labels | None
     name: str
     sha256: str
+    groups: Groups | None = None
+    signature: Signature = NO_SIGNATURE
 
     @property
     def classes(self) -> int:
@@ -48,32 +64,45 @@ class Dataset:
     def select(self, rows: npt.NDArray[np.integer]) -> "Dataset":
         """The data set of the given sequences, in the given order."""
         labels = None if self.labels is None else self.labels[rows]
-        return Dataset(self.sequences.select(rows), labels, self.name, self.sha256)
+        groups = None if self.groups is None else self.groups[rows]
+        sequences = self.sequences.select(rows)
+        return replace(self, sequences=sequences, labels=labels, groups=groups)
 
 
-def load(path: Path, split: Split) -> Dataset:
+def load(path: Path | str, split: Split) -> Dataset:
     """Reads one split; the other one is not looked at.
 
     Raises:
         OSError: the file cannot be read.
         DataError: it is not of the form in `data/README.md`, or has no such split.
     """
+    path = Path(path)
     content = path.read_bytes()
     if not zipfile.is_zipfile(io.BytesIO(content)):
         raise DataError(f"{path} is not an .npz file, as a data set is")
     try:
-        arrays = _read(content, (f"{split}_values", f"{split}_lengths"), f"y_{split}")
+        arrays = _read(
+            content,
+            needed=(f"{split}_values", f"{split}_lengths"),
+            wanted={f"y_{split}", f"groups_{split}", *Signature.model_fields},
+        )
         return _parse(arrays, split, path.stem, hashlib.sha256(content).hexdigest())
     except UserError as error:
         raise DataError(f"{path}: {error}") from error
 
 
 def write(
-    path: Path,
-    train: Iterable[npt.ArrayLike],
+    path: Path | str,
+    train: Iterable[Any],
     train_labels: npt.ArrayLike | None = None,
-    test: Iterable[npt.ArrayLike] | None = None,
+    test: Iterable[Any] | None = None,
     test_labels: npt.ArrayLike | None = None,
+    *,
+    groups: npt.ArrayLike | None = None,
+    feature_names: Iterable[str] | None = None,
+    units: Iterable[str] | None = None,
+    sampling_rate: float | None = None,
+    layout: Layout | None = None,
 ) -> None:
     """Writes a data set that `load` reads; what was at the path is replaced once all is right.
 
@@ -86,95 +115,139 @@ def write(
             order, and `classes` holds what they were.
         test: as `train`.
         test_labels: each also one of the training labels.
+        groups: one a training sequence, integers or strings: what it was recorded in or from, such
+            as a session or a subject. A validation part holds whole groups out.
+        feature_names: one a feature. Where sequences are tables, those of their columns if not
+            given; test tables are put into that order.
+        units: one a feature, such as `m/s2`; empty where it has none.
+        sampling_rate: timesteps a second, in Hz.
+        layout: `channels_first` if sequences are `[features, seq_len]`. If not given, they are
+            taken to be `time_first`, with a warning where that is doubtful.
 
     Raises:
         OSError: the file cannot be written.
-        DataError: sequences or labels cannot be used.
+        DataError: sequences, labels, groups or names cannot be used.
         ReplaceError: a folder or a device is at the path.
+
+    Warns:
+        DataWarning: time and features look transposed, and no layout is given.
     """
-    names = None if train_labels is None else _names(train_labels, "train")
-    numbers = {name: number for number, name in enumerate(sorted(set(names or [])))}
-    arrays = _arrays("train", train, names, numbers)
+    splits: list[tuple[Split, list[Any], npt.ArrayLike | None]] = [
+        ("train", _listed(train), train_labels)
+    ]
     if test is not None:
-        names = None if test_labels is None else _names(test_labels, "test")
-        arrays |= _arrays("test", test, names, numbers)
-        widths = [arrays[f"{split}_values"].shape[1] for split in ("train", "test")]
-        if widths[0] != widths[1]:
-            raise DataError(f"train has {widths[0]} features, test has {widths[1]}")
+        splits.append(("test", _listed(test), test_labels))
     elif test_labels is not None:
         raise DataError("there are test labels, but no test sequences")
-    if numbers:
-        arrays["classes"] = np.array([str(name) for name in numbers])
+    named = {
+        split: None if given is None else _names(given, f"{split} labels")
+        for split, _, given in splits
+    }
+    numbers = {name: number for number, name in enumerate(sorted(set(named["train"] or [])))}
+    signature = _signature(
+        feature_names=_columns(splits[0][1], layout)
+        if feature_names is None
+        else list(feature_names),
+        units=None if units is None else list(units),
+        sampling_rate=sampling_rate,
+        classes=[str(name) for name in numbers],
+    )
+    arrays: dict[str, Any] = {key: np.array(value) for key, value in signature.known().items()}
+    if groups is not None:
+        arrays["groups_train"] = np.array(_names(groups, "groups"))
+    for split, sequences, _ in splits:
+        try:
+            columns = _columns(sequences, layout)
+            joined = Sequences.from_list(sequences, layout or "time_first")
+            values = signature.arrange(joined.values, columns) if columns else joined.values
+            arrays |= {f"{split}_values": values, f"{split}_lengths": joined.lengths}
+            arrays |= _labels(named[split], split, numbers)
+            data = _parse(arrays, split, "", "")
+        except UserError as error:
+            raise DataError(f"{split}: {error}") from error
+        if layout is None:
+            warn_if_transposed(data.sequences, f"the {split} split")
+    widths = [arrays[f"{split}_values"].shape[1] for split, *_ in splits]
+    if widths[0] != widths[-1]:
+        raise DataError(f"train has {widths[0]} features, test has {widths[1]}")
     content = io.BytesIO()
     np.savez(content, **arrays)
     replace_file(path, content.getvalue())
 
 
-def _names(labels: npt.ArrayLike, split: Split) -> list[Any]:
-    names = np.asarray(labels)
-    if names.dtype.kind == "U" and len({type(label) for label in np.asarray(labels, object)}) > 1:
-        raise DataError(f"{split} labels are of several types; they must be of one")
-    if names.dtype == object and all(isinstance(name, str) for name in names.flat):
-        names = names.astype(str)
+def _listed(sequences: Iterable[Any]) -> list[Any]:
+    if column_names(sequences):
+        raise DataError("a table is one sequence; a split is a list of them")
+    return list(sequences)
+
+
+def _columns(sequences: list[Any], layout: Layout | None) -> list[str]:
+    """The names of the columns of tables whose rows are timesteps."""
+    if layout == "channels_first" or not sequences:
+        return []
+    return column_names(sequences[0]) or []
+
+
+def _signature(**fields: Any) -> Signature:
+    known = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in fields.items()
+        if value is not None
+    }
+    try:
+        return Signature.model_validate(known)
+    except ValidationError as error:
+        raise DataError(explain(error)) from error
+
+
+def _names(given: npt.ArrayLike, what: str) -> list[Any]:
+    # Of objects, as nullable columns and those of strings are, what is inside decides.
+    names = np.array(np.asarray(given, object).tolist())
+    if names.dtype.kind == "U" and len({type(name) for name in np.asarray(given, object)}) > 1:
+        raise DataError(f"{what} are of several types; they must be of one")
     if names.ndim != 1 or names.dtype.kind not in "iuU":
         raise DataError(
-            f"{split} labels are {names.dtype} {list(names.shape)}; "
+            f"{what} are {names.dtype} {list(names.shape)}; "
             "they must be integers or strings, one a sequence"
         )
     listed: list[Any] = names.tolist()
     return listed
 
 
-def _arrays(
-    split: Split,
-    sequences: Iterable[npt.ArrayLike],
-    names: list[Any] | None,
-    numbers: dict[Any, int],
-) -> dict[str, Any]:
-    """A split's arrays as they are in the file, known to be right."""
-    try:
-        joined = Sequences.from_list(sequences)
-        arrays: dict[str, Any] = {
-            f"{split}_values": joined.values,
-            f"{split}_lengths": joined.lengths,
-        }
-        if names is not None:
-            if unknown := [name for name in names if name not in numbers]:
-                raise DataError(f"the label {unknown[0]!r} is of no training sequence")
-            arrays[f"y_{split}"] = np.array([numbers[name] for name in names], np.int64)
-        _parse(arrays, split, "", "")
-    except UserError as error:
-        raise DataError(f"{split}: {error}") from error
-    return arrays
+def _labels(names: list[Any] | None, split: Split, numbers: dict[Any, int]) -> dict[str, Labels]:
+    if names is None:
+        return {}
+    if unknown := [name for name in names if name not in numbers]:
+        raise DataError(f"the label {unknown[0]!r} is of no training sequence")
+    return {f"y_{split}": np.array([numbers[name] for name in names], np.int64)}
 
 
-def _read(content: bytes, needed: tuple[str, ...], wanted: str) -> dict[str, npt.NDArray[Any]]:
+def _read(content: bytes, needed: tuple[str, ...], wanted: set[str]) -> dict[str, npt.NDArray[Any]]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             names = sorted(archive.files)
-            arrays = {name: archive[name] for name in names if name in (*needed, wanted)}
+            arrays = {name: archive[name] for name in names if name in {*needed, *wanted}}
     except Exception as error:
         # On damaged bytes the readers of npy and zip raise almost anything.
         raise DataError(f"it cannot be read: {error}") from error
-    missing = [name for name in needed if name not in arrays]
-    if missing:
+    if missing := [name for name in needed if name not in arrays]:
         raise DataError(f"no array '{missing[0]}'; the file holds {names}")
     return arrays
 
 
 def _parse(arrays: dict[str, npt.NDArray[Any]], split: Split, name: str, sha256: str) -> Dataset:
     values = arrays[f"{split}_values"]
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.floating):
+    if values.ndim != 2 or values.dtype.kind not in REAL_KINDS:
         raise DataError(
             f"{split}_values are {values.dtype} {list(values.shape)}; "
-            "they must be floats of shape [timesteps, features]"
+            "they must be real numbers of shape [timesteps, features]"
         )
     if not 1 <= values.shape[1] <= MAX_WIDTH:
         raise DataError(
             f"{split}_values have {values.shape[1]} features; a model takes 1 to {MAX_WIDTH}"
         )
-    values = to_float32(values)
     lengths = check_lengths(arrays[f"{split}_lengths"], len(values))
+    values = exact_float32(values, lengths)
     check_finite(values, lengths)
     labels = arrays.get(f"y_{split}")
     if labels is not None:
@@ -192,58 +265,38 @@ def _parse(arrays: dict[str, npt.NDArray[Any]], split: Split, name: str, sha256:
                 "number the classes 0, 1, 2 and so on"
             )
         labels = labels.astype(np.int64)
-    return Dataset(Sequences(values, lengths), labels, name, sha256)
-
-
-def hold_out(
-    data: Dataset, fraction: float, rng: np.random.Generator
-) -> tuple[Dataset, Dataset | None]:
-    """Splits a training set into a part to train on and a part to validate with.
-
-    Every class keeps its share, to within one sequence, and at least one sequence to train on.
-
-    Args:
-        data: the whole training split.
-        fraction: share to validate with, 0 for none.
-        rng: decides which.
-
-    Raises:
-        DataError: the share is of no sequence.
-    """
-    if not fraction:
-        return data, None
-    groups = np.zeros(len(data.sequences), dtype=np.int64) if data.labels is None else data.labels
-    members = [rng.permutation(np.flatnonzero(groups == group)) for group in np.unique(groups)]
-    most = np.array([len(rows) - 1 for rows in members])
-    shares = fraction * (most + 1)
-    counts = np.minimum(np.floor(shares).astype(np.int64), most)
-    # What rounding down has left goes to where the most is left; where that is equal, by chance.
-    order = np.lexsort((rng.random(len(members)), counts - shares))
-    missing = max(0, round(fraction * len(groups)) - int(counts.sum()))
-    counts[order[(counts < most)[order]][:missing]] += 1
-    if not counts.any():
-        raise DataError(f"a validation share of {fraction} of {len(groups)} sequences is none")
-    validate = np.sort(
-        np.concatenate([rows[:count] for rows, count in zip(members, counts, strict=True)])
+    data = Dataset(
+        sequences=Sequences(values, lengths),
+        labels=labels,
+        name=name,
+        sha256=sha256,
+        groups=_parse_groups(arrays.get(f"groups_{split}"), len(lengths)),
+        signature=_parse_signature(arrays),
     )
-    train = np.setdiff1d(np.arange(len(groups)), validate)
-    return data.select(train), data.select(validate)
-
-
-def check_classes(labels: Labels) -> None:
-    """Raises DataError if training labels `[n]` int64 are all of one class."""
-    if (labels == labels[0]).all():
+    data.signature.check_width(values.shape[1])
+    if data.signature.classes and data.classes > len(data.signature.classes):
         raise DataError(
-            f"every training label is {labels[0]}; a score needs two classes or more to tell apart"
+            f"y_{split} holds the label {data.classes - 1}, 'classes' has names for "
+            f"{len(data.signature.classes)}"
         )
+    return data
 
 
-def check_labels(train: Labels, test: Labels) -> None:
-    """Raises DataError unless training labels `[n]` tell test labels `[m]` apart.
+def _parse_groups(groups: npt.NDArray[Any] | None, count: int) -> Groups | None:
+    if groups is None:
+        return None
+    if groups.shape != (count,) or groups.dtype.kind not in "iuU":
+        raise DataError(
+            f"groups are {groups.dtype} {list(groups.shape)}; they must be integers or strings of "
+            f"shape [{count}], one a sequence"
+        )
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
-    They are of two classes or more, and of each class that a test label is of.
-    """
-    check_classes(train)
-    unknown = np.setdiff1d(test, train)
-    if len(unknown):
-        raise DataError(f"y_test holds the label {unknown[0]}, which y_train has not")
+
+def _parse_signature(arrays: dict[str, npt.NDArray[Any]]) -> Signature:
+    fields: dict[str, Any] = {
+        name: arrays[name].tolist() for name in Signature.model_fields if name in arrays
+    }
+    if isinstance(fields.get("sampling_rate"), int):
+        fields["sampling_rate"] = float(fields["sampling_rate"])
+    return _signature(**fields)

@@ -123,12 +123,7 @@ class Engine:
         if values.dtype != np.float32:
             raise SequenceError(f"values are {values.dtype}; they must be float32")
         checked = check_lengths(lengths, len(values) if values.ndim else 0)
-        if config.embed_dim is not None:
-            check_width(values, config.embed_dim)
-        elif values.ndim != 2 or not values.shape[1]:
-            raise SequenceError(
-                f"values have shape {list(values.shape)}; they must be [timesteps, channels]"
-            )
+        check_width(values, config.embed_dim, checked)
         if apart and config.channels is None:
             raise SequenceError("this model joins its features; it cannot keep channels apart")
         check_longest(checked, config.max_timesteps)

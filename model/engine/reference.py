@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from tritserve.model import channels
 from tritserve.model.config import Channels, ModelConfig
+from tritserve.model.inputs import shorten, with_differences
 from tritserve.model.packed.content import PackedModel, unpack
-from tritserve.model.sequences import FloatArray, LengthArray, Sequences, shorten, with_differences
+from tritserve.model.sequences import FloatArray, LengthArray, Sequences
 
 EPS = 1e-5
 Int32Array = npt.NDArray[np.int32]
@@ -105,24 +106,21 @@ class Reference:
         rows = np.add.reduceat(pooled * channels.weights(seen.windows)[:, None], starts)
         rows = (rows - self.tensors["join.mean"]) / self.tensors["join.std"]
         count = values.shape[1]
-        joined = [
-            np.concatenate(
-                [
-                    self._join("join.shape", rows[i : i + count]),
-                    self._join("join.levels", seen.levels[i : i + count]),
-                ]
-            )
-            for i in range(0, len(rows), count)
-        ]
-        return np.stack(joined) / np.sqrt(np.float32(count))
+        shapes = self._join("join.shape", rows, count)
+        levels = self._join("join.levels", seen.levels, count)
+        return np.concatenate([shapes, levels], axis=1) / np.sqrt(np.float32(count))
 
-    def _join(self, name: str, rows: FloatArray) -> FloatArray:
-        """The channels of one sequence, `[channels, in]`, to one row `[out]`."""
-        turned = np.stack([row * channels.signs(c, len(row)) for c, row in enumerate(rows)])
+    def _join(self, name: str, rows: FloatArray, count: int) -> FloatArray:
+        """The channels of each sequence, `[batch * count, in]`, to one row, `[batch, out]`."""
+        signs = np.stack([channels.signs(c, rows.shape[1]) for c in range(count)])
+        turned = (rows.reshape(-1, count, rows.shape[1]) * signs).reshape(rows.shape)
         products = self.layers[name](turned)
-        return np.sum(
-            [np.roll(p, channels.moved(c, len(p))) for c, p in enumerate(products)], axis=0
-        )
+        width = products.shape[1]
+        by_channel = products.reshape(-1, count, width).swapaxes(0, 1)
+        joined = np.zeros((len(rows) // count, width), np.float32)
+        for c, product in enumerate(by_channel):
+            joined += np.roll(product, channels.moved(c, width), axis=1)
+        return joined
 
     def _embed(self, values: FloatArray, lengths: LengthArray) -> FloatArray:
         return self._encode(with_differences(values, lengths, self.config.differences), lengths)
@@ -185,13 +183,13 @@ class Reference:
         if self.config.pooling == "mean_max":
             parts = [part for _, part in _parts(x, lengths)]
             return np.stack([np.concatenate([p.mean(axis=0), p.max(axis=0)]) for p in parts])
-        rising = self.config.pooling == "weighted_mean"
-        return np.stack(
-            [
-                np.average(part, axis=0, weights=np.arange(1, len(part) + 1) if rising else None)
-                for _, part in _parts(x, lengths)
-            ]
-        ).astype(np.float32)
+        means = []
+        for _, part in _parts(x, lengths):
+            rising = np.arange(1.0, len(part) + 1)
+            weights = rising if self.config.pooling == "weighted_mean" else np.ones(len(part))
+            # The weights are float64, and so the sums are too.
+            means.append(np.average(part, axis=0, weights=weights))
+        return np.stack(means).astype(np.float32)
 
 
 def _parts(x: FloatArray, lengths: LengthArray) -> list[tuple[int, FloatArray]]:

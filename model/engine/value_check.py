@@ -6,11 +6,11 @@ norms would silently turn every feature into zero.
 
 import numpy as np
 
+from tritserve.model.inputs import model_inputs
 from tritserve.model.sequences import (
     FloatArray,
     LengthArray,
     check_finite,
-    model_inputs,
     refuse_values,
 )
 

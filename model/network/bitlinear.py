@@ -42,8 +42,10 @@ def binarize(weight: Tensor, center: bool = False) -> tuple[Tensor, Tensor]:
 def ternarize_as_edifice(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Edifice's rule: `round(W / (mean|W| + 1e-6))`, halves away from zero, and a scale of 1."""
     scaled = weight / (weight.abs().mean() + 1e-6)
-    trits = torch.sign(scaled) * (scaled.abs() + 0.5).floor()
-    return trits.clamp(-1, 1), torch.ones((), dtype=weight.dtype)
+    # Clipped to -1 ... 1, rounding is one comparison. To add 0.5 and take the floor would not be:
+    # the sum rounds up what is just below a half.
+    trits = torch.sign(scaled) * (scaled.abs() >= 0.5)
+    return trits, torch.ones((), dtype=weight.dtype)
 
 
 def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:

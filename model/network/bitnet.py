@@ -6,7 +6,8 @@
       -> pooled to [batch, hidden_size]
 
 A block is `x + attention(norm(x))`, then `x + ffn(norm(x))`; attention is causal unless the
-configuration says otherwise, and all four projections are BitLinears. With its defaults this is the encoder of `Edifice.Feedforward.BitNet`.
+configuration says otherwise, and all four projections are BitLinears. With its defaults this is the
+encoder of `Edifice.Feedforward.BitNet`.
 
 Batches are ragged: flat values and lengths. Layers that act on one timestep see the flat rows.
 Only attention pads, to the right, and keeps the padding from every real row.
@@ -22,9 +23,9 @@ from torch import Tensor, nn
 from tritserve.model import channels
 from tritserve.model.channels import Calibration
 from tritserve.model.config import ModelConfig, Quantize
+from tritserve.model.inputs import model_inputs
 from tritserve.model.network.bitlinear import EPS, BitLinear
 from tritserve.model.network.join import Join
-from tritserve.model.sequences import model_inputs
 
 
 def _norm(config: ModelConfig) -> nn.Module:
@@ -287,7 +288,8 @@ class BitNet(nn.Module):
         weighted = pooled * torch.from_numpy(channels.weights(seen.windows))[:, None]
         series = torch.repeat_interleave(torch.from_numpy(seen.windows))
         rows = pooled.new_zeros(len(seen.windows), pooled.shape[1]).index_add(0, series, weighted)
-        return self.join(rows, torch.from_numpy(seen.levels), values.shape[1])
+        joined: Tensor = self.join(rows, torch.from_numpy(seen.levels), values.shape[1])
+        return joined
 
 
 def build(*, embed_dim: int, **options: Any) -> BitNet:

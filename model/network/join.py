@@ -3,9 +3,9 @@
     shape  = sum over channels c of  move_c(T @ (s_c * (pooled_c - mean) / std))  / sqrt(channels)
     levels = sum over channels c of  move_c(U @ (s_c * levels_c))                 / sqrt(channels)
 
-T and U are ternary and drawn at random, once: by Johnson and Lindenstrauss, distances survive such a
-projection (Achlioptas 2003, doi 10.1016/S0022-0000(03)00025-4, for weights of -1, 0 and 1). The signs
-s_c and the moves are each channel's own, so that the sum still tells which was which.
+T and U are ternary and drawn at random, once: by Johnson and Lindenstrauss, distances survive such
+a projection (Achlioptas 2003, doi 10.1016/S0022-0000(03)00025-4, for weights of -1, 0 and 1). The
+signs s_c and the moves are each channel's own, so that the sum still tells which was which.
 """
 
 import numpy as np
@@ -85,4 +85,5 @@ def _joined(layer: BitLinear, rows: Tensor, count: int) -> Tensor:
     products = layer(turned)
     width = products.shape[-1]
     moved = [products[:, c].roll(channels.moved(c, width), 1) for c in range(count)]
-    return torch.stack(moved).sum(dim=0)
+    joined: Tensor = torch.stack(moved).sum(dim=0)
+    return joined

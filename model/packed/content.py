@@ -8,6 +8,7 @@ from tritserve.model.channels import Calibration
 from tritserve.model.config import ModelConfig, Quantize
 from tritserve.model.packed.trits import Bytes, Trits, unpack_binary, unpack_ternary
 from tritserve.model.sequences import FloatArray
+from tritserve.model.signature import Signature
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class PackedModel:
         layers: the BitLinears by name.
         tensors: everything else by name, float32.
         training: what the model was trained on and scored.
+        signature: what features and labels mean, as far as that is known.
         revision: sha256 of the file, in hex.
         file_bytes: size of the file.
     """
@@ -42,6 +44,7 @@ class PackedModel:
     config: ModelConfig
     name: str
     training: dict[str, Any]
+    signature: Signature
     layers: dict[str, PackedLayer]
     tensors: dict[str, FloatArray]
     revision: str

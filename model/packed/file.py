@@ -1,8 +1,10 @@
 """The packed file: a BitNet with its weights at 1.6 (ternary) or 1.0 (binary) bits each.
 
-It is a safetensors file. Its metadata has exactly four keys: `format` (`tritserve/1`), `config`
-(the ModelConfig as JSON), `name` (1 to 200 letters), and `training` (JSON: what it was trained on
-and scored).
+It is a safetensors file. Its metadata has four keys: `format` (`tritserve/1`), `config` (the
+ModelConfig as JSON), `name` (1 to 200 letters), and `training` (JSON: what it was trained on and
+scored). It may have a fifth, `signature`, and no other: what features and labels mean, as JSON of
+`tritserve.model.signature.Signature`: `feature_names`, `units`, `sampling_rate` in Hz, `classes`,
+each left out where it is not known.
 
 Each BitLinear `L`, with weights `[out, in]`, is
 
@@ -41,9 +43,11 @@ from tritserve.model.packed.layout import Layout, layout
 from tritserve.model.packed.tensors import save_tensors
 from tritserve.model.packed.trits import TritError, packed_size
 from tritserve.model.sequences import FloatArray
+from tritserve.model.signature import NO_SIGNATURE, FeatureError, Signature
 
 FORMAT = "tritserve/1"
 METADATA_KEYS = {"format", "config", "name", "training"}
+SIGNATURE_KEY = "signature"
 
 # What the safetensors reader says, and what it means for the file.
 _READER_HINTS = {
@@ -67,6 +71,7 @@ def serialize(
     training: Mapping[str, Any],
     layers: Mapping[str, PackedLayer],
     tensors: Mapping[str, FloatArray],
+    signature: Signature = NO_SIGNATURE,
 ) -> bytes:
     """A packed file's bytes; the same content gives the same ones. `parse` checks them."""
     arrays: dict[str, npt.NDArray[Any]] = dict(tensors)
@@ -81,6 +86,8 @@ def serialize(
         "name": name,
         "training": json.dumps(training, sort_keys=True, allow_nan=False),
     }
+    if known := signature.known():
+        metadata[SIGNATURE_KEY] = json.dumps(known)
     return _sort_metadata(save_tensors(arrays, metadata))
 
 
@@ -98,7 +105,7 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
     return json.loads(data[8:start]), start
 
 
-def read(path: Path) -> PackedModel:
+def read(path: Path | str) -> PackedModel:
     """Reads and checks a packed file whole.
 
     Raises:
@@ -106,7 +113,7 @@ def read(path: Path) -> PackedModel:
         PackedFileError: it is not a valid packed file; the message says what is wrong.
     """
     try:
-        return parse(path.read_bytes())
+        return parse(Path(path).read_bytes())
     except PackedFileError as error:
         raise PackedFileError(f"{path}: {error}") from error
 
@@ -127,9 +134,10 @@ def parse(data: bytes) -> PackedModel:
         raise PackedFileError(
             f"metadata 'format' is {metadata.get('format')!r}; this version reads {FORMAT!r}"
         )
-    if set(metadata) != METADATA_KEYS:
+    if metadata.keys() - {SIGNATURE_KEY} != METADATA_KEYS:
         raise PackedFileError(
-            f"metadata keys are {sorted(metadata)}; they must be {sorted(METADATA_KEYS)}"
+            f"metadata keys are {sorted(metadata)}; they must be {sorted(METADATA_KEYS)}, and may "
+            f"be '{SIGNATURE_KEY}' too"
         )
     if not 1 <= len(metadata["name"]) <= MAX_NAME:
         letters = len(metadata["name"])
@@ -150,6 +158,7 @@ def parse(data: bytes) -> PackedModel:
         raise PackedFileError(f"metadata 'training' is not JSON: {error}") from error
     if not isinstance(training, dict):
         raise PackedFileError("metadata 'training' is not a JSON object")
+    signature = _parse_signature(metadata, config)
 
     expected = layout(config)
     golden = _take_golden(arrays, config)
@@ -168,11 +177,23 @@ def parse(data: bytes) -> PackedModel:
         config=config,
         name=metadata["name"],
         training=training,
+        signature=signature,
         layers=layers,
         tensors=tensors | golden,
         revision=hashlib.sha256(data).hexdigest(),
         file_bytes=len(data),
     )
+
+
+def _parse_signature(metadata: Mapping[str, str], config: ModelConfig) -> Signature:
+    try:
+        signature = Signature.model_validate_json(metadata.get(SIGNATURE_KEY, "{}"))
+        signature.check_width(config.embed_dim)
+    except ValidationError as error:
+        raise PackedFileError(f"metadata 'signature' is not valid: {explain(error)}") from error
+    except FeatureError as error:
+        raise PackedFileError(f"metadata 'signature' does not fit the config: {error}") from error
+    return signature
 
 
 def _parse_tensors(data: bytes) -> dict[str, npt.NDArray[Any]]:

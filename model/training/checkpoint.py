@@ -19,6 +19,7 @@ from tritserve.model.config import MAX_NAME, ModelConfig
 from tritserve.model.errors import UserError, explain
 from tritserve.model.network.bitnet import BitNet
 from tritserve.model.replace import replace_file
+from tritserve.model.signature import NO_SIGNATURE, Signature
 from tritserve.model.training.run_folder import DESCRIPTION, TENSORS, files_of_run
 
 
@@ -32,6 +33,7 @@ class _Description(BaseModel):
     name: str = Field(min_length=1, max_length=MAX_NAME)
     model: ModelConfig
     training: dict[str, Any]
+    signature: Signature = NO_SIGNATURE
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,20 +45,23 @@ class Checkpoint:
         heads: state of the training heads, by name.
         name: what a service calls the model.
         training: recipe, data set, scores and versions; anything JSON can hold.
+        signature: what features and labels mean, as far as that is known.
     """
 
     model: BitNet
     heads: dict[str, Tensor]
     name: str
     training: dict[str, Any]
+    signature: Signature = NO_SIGNATURE
 
 
-def save(checkpoint: Checkpoint, folder: Path) -> None:
+def save(checkpoint: Checkpoint, folder: Path | str) -> None:
     """Writes a checkpoint into `folder`, which is made if need be.
 
     Raises:
         OSError: it cannot be written.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"encoder.{k}": v.contiguous() for k, v in checkpoint.model.state_dict().items()}
     tensors |= {f"heads.{k}": v.contiguous() for k, v in checkpoint.heads.items()}
@@ -66,17 +71,20 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
         "model": checkpoint.model.config.model_dump(),
         "training": checkpoint.training,
     }
+    if known := checkpoint.signature.known():
+        description["signature"] = known
     text = json.dumps(description, indent=2, allow_nan=False) + "\n"
     replace_file(folder / DESCRIPTION, text.encode())
 
 
-def load(folder: Path) -> Checkpoint:
+def load(folder: Path | str) -> Checkpoint:
     """Reads a checkpoint.
 
     Raises:
         OSError: a file is missing or cannot be read.
         CheckpointError: the files are not a checkpoint, not yet, or do not fit each other.
     """
+    folder = Path(folder)
     there = files_of_run(folder)
     if there and DESCRIPTION not in there:
         raise CheckpointError(
@@ -94,6 +102,7 @@ def load(folder: Path) -> Checkpoint:
             heads=_under("heads.", tensors),
             name=content.name,
             training=content.training,
+            signature=content.signature,
         )
     except ValidationError as error:
         raise CheckpointError(f"{folder / DESCRIPTION}: {explain(error)}") from error

@@ -19,13 +19,21 @@ from tritserve.model.packed.layout import layout
 from tritserve.model.packed.trits import pack_binary, pack_ternary
 from tritserve.model.replace import replace_file
 from tritserve.model.sequences import FloatArray
+from tritserve.model.signature import NO_SIGNATURE, Signature
 
 
 class ExportError(UserError):
     """A model that cannot be packed."""
 
 
-def export(model: BitNet, path: Path, *, name: str, training: Mapping[str, Any]) -> PackedModel:
+def export(
+    model: BitNet,
+    path: Path | str,
+    *,
+    name: str,
+    training: Mapping[str, Any],
+    signature: Signature = NO_SIGNATURE,
+) -> PackedModel:
     """Packs a model, checks that its packed form computes what the model computes, and writes it.
 
     What was at the path is replaced at once and only by a good file: after an error it is as it
@@ -36,6 +44,7 @@ def export(model: BitNet, path: Path, *, name: str, training: Mapping[str, Any])
         path: of the packed file; its folder must exist.
         name: what the service calls the model.
         training: what it was trained on and scored; anything JSON can hold.
+        signature: what features and labels mean, as far as that is known.
 
     Raises:
         OSError: the file cannot be written.
@@ -55,7 +64,14 @@ def export(model: BitNet, path: Path, *, name: str, training: Mapping[str, Any])
     with torch.inference_mode():
         embedding = model.eval()(torch.from_numpy(golden)[None])[0].numpy()
     tensors |= {"golden.values": golden, "golden.embedding": embedding}
-    data = serialize(config=config, name=name, training=training, layers=layers, tensors=tensors)
+    data = serialize(
+        config=config,
+        name=name,
+        training=training,
+        layers=layers,
+        tensors=tensors,
+        signature=signature,
+    )
     packed = parse(data)
     computed = Reference(packed).embed(golden, np.array([len(golden)]))[0]
     if difference := disagreement(computed, embedding):

@@ -67,9 +67,9 @@ class Learner(nn.Module):
         if objective.classification:
             self.heads["classifier"] = nn.Linear(config.output_size, classes)
         if objective.next_timestep:
-            self.heads["predictor"] = nn.Linear(config.hidden_size, config.embed_dim)
+            self.heads["predictor"] = nn.Linear(config.hidden_size, config.features)
         if objective.reconstruction:
-            self.heads["decoder"] = nn.Linear(config.output_size, RECONSTRUCTED * config.embed_dim)
+            self.heads["decoder"] = nn.Linear(config.output_size, RECONSTRUCTED * config.features)
         if objective.contrast:
             width = config.output_size
             self.heads["projector"] = nn.Sequential(
@@ -87,7 +87,7 @@ class Learner(nn.Module):
         """
         objective = self.objective
         inputs, lengths = self.encoder.read(values, lengths)
-        features = inputs[:, : self.encoder.config.embed_dim]
+        features = inputs[:, : self.encoder.config.features]
         if objective.mask:
             inputs = self._hide(inputs, lengths)
         encoded = self.encoder.encode(inputs, lengths)

@@ -20,6 +20,7 @@ class Step:
         loss: the weighted sum of the losses.
         learning_rate: of this step.
         layers: figures of each BitLinear, now and then; empty in between.
+        validation: accuracy on the validation part, now and then; None in between.
     """
 
     step: int
@@ -27,12 +28,14 @@ class Step:
     loss: float
     learning_rate: float
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
+    validation: float | None = None
 
 
 class TrainingLog:
     """Appends to the log in a folder, after the first `step` steps of it."""
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path | str, step: int) -> None:
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / LOG
         kept = [json.dumps(line) + "\n" for line in read_log(folder) if line["step"] <= step]
@@ -47,12 +50,16 @@ class TrainingLog:
             "loss": step.loss,
             "learning_rate": step.learning_rate,
         }
+        if step.validation is not None:
+            line["validation"] = step.validation
         if step.layers:
             line["layers"] = step.layers
         self._file.write(json.dumps(line) + "\n")
         if self._events:
             self._events.add_scalar("loss", step.loss, step.step)
             self._events.add_scalar("learning_rate", step.learning_rate, step.step)
+            if step.validation is not None:
+                self._events.add_scalar("validation", step.validation, step.step)
             for layer, figures in step.layers.items():
                 for name, value in figures.items():
                     self._events.add_scalar(f"{name}/{layer}", value, step.step)
@@ -70,12 +77,12 @@ class TrainingLog:
             self._events.close()
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
+def read_log(folder: Path | str) -> list[dict[str, Any]]:
     """The steps in a folder's log, up to the first line that is none; none without a log.
 
     A killed run may leave half a line behind, a machine without power any bytes.
     """
-    path = folder / LOG
+    path = Path(folder) / LOG
     steps: list[dict[str, Any]] = []
     if not path.exists():
         return steps

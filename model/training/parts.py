@@ -3,15 +3,8 @@
 import numpy as np
 
 from tritserve.model.config import ModelConfig
-from tritserve.model.data.dataset import (
-    DataError,
-    Dataset,
-    Labels,
-    check_classes,
-    check_labels,
-    hold_out,
-    load,
-)
+from tritserve.model.data.dataset import DataError, Dataset, Labels, load
+from tritserve.model.data.split import check_classes, check_labels, hold_out
 from tritserve.model.errors import UserError
 from tritserve.model.sequences import check_longest, check_width
 from tritserve.model.training.recipe import Recipe, RecipeError
@@ -53,7 +46,7 @@ def divide(
 def _test_split(recipe: Recipe, config: ModelConfig, train_labels: Labels) -> Dataset:
     try:
         test = load(recipe.dataset, "test")
-        check_width(test.sequences.values, config.embed_dim)
+        check_width(test.sequences.values, config.features, test.sequences.lengths)
         check_longest(test.sequences.lengths, config.max_timesteps)
         if test.labels is None:
             raise DataError("it has no y_test")

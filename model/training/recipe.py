@@ -121,13 +121,14 @@ class Recipe(_Table):
         return dataset
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path | str) -> Recipe:
     """Reads a recipe; its data set's path comes back resolved.
 
     Raises:
         OSError: the file cannot be read.
         RecipeError: it is not TOML, or a field is unknown, missing or out of range.
     """
+    path = Path(path)
     try:
         recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except ValidationError as error:

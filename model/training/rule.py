@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from tritserve.model.config import MAX_NAME, MAX_STRIDE, MAX_TIMESTEPS, Quantize
-from tritserve.model.data.dataset import load
+from tritserve.model.data.dataset import DataError, Dataset, load
+from tritserve.model.data.split import hold_out
+from tritserve.model.sequences import warn_if_transposed
 from tritserve.model.training.objective import idle_fields
 from tritserve.model.training.recipe import Augmentation, Objective, Recipe, RecipeError, Schedule
 
@@ -18,13 +20,19 @@ TIMESTEPS = 64
 # A step costs about the same whatever the length of the sequences.
 TIMESTEPS_PER_BATCH = 1_536
 SMALLEST_BATCH, LARGEST_BATCH = 8, 64
+VALIDATION = 0.2
 MIN_STEPS, MIN_EPOCHS = 800, 10
 # Of 1e-3 and 3e-3 the better for float weights, of 3e-3 and 6e-3 for ternary and for binary ones.
 LEARNING_RATE = 3e-3
 
 
 def recipe_for(
-    dataset: Path, *, quantize: Quantize = "ternary", use_labels: bool = True, seed: int = 0
+    dataset: Path | str,
+    *,
+    quantize: Quantize = "ternary",
+    use_labels: bool = True,
+    validate: bool = False,
+    seed: int = 0,
 ) -> Recipe:
     """The recipe that the rule gives for a data set's training split.
 
@@ -32,6 +40,7 @@ def recipe_for(
         dataset: an `.npz` as `data/README.md` tells.
         quantize: weights of the BitLinear layers.
         use_labels: whether to learn from the labels, or from the sequences alone.
+        validate: whether to hold a fifth of the training split out for a score, where it can be.
         seed: of training.
 
     Raises:
@@ -39,8 +48,12 @@ def recipe_for(
         DataError: it is not of the form in `data/README.md`.
         RecipeError: labels are to be used and there are none, or all of one class, or a sequence
             is longer than any model takes.
+
+    Warns:
+        DataWarning: time and features look transposed.
     """
     data = load(dataset, "train")
+    warn_if_transposed(data.sequences, data.name)
     lengths = data.sequences.lengths
     longest = int(lengths.max())
     if longest > MAX_TIMESTEPS:
@@ -53,7 +66,8 @@ def recipe_for(
     batch = int(np.clip(nearest, SMALLEST_BATCH, LARGEST_BATCH))
     epochs_steps = -(-MIN_EPOCHS * len(lengths) // batch)
     objective = _LABELLED if use_labels else _UNLABELLED
-    idle = idle_fields(objective, data, batch_size=batch, stride=stride)
+    part, validation = _to_train_on(data, seed) if validate else (data, 0.0)
+    idle = idle_fields(objective, part, batch_size=batch, stride=stride)
     if "classification" in idle:
         raise RecipeError(
             f"{dataset}: {idle['classification']}; --without-labels learns from the sequences alone"
@@ -62,8 +76,9 @@ def recipe_for(
     return Recipe(
         # A file's name may be longer than a recipe's, and not Unicode.
         name=data.name.encode(errors="replace").decode()[:MAX_NAME],
-        dataset=dataset,
+        dataset=Path(dataset),
         seed=seed,
+        validation=validation,
         model={
             "hidden_size": 64,
             "num_layers": 2,
@@ -85,6 +100,17 @@ def recipe_for(
         ),
         augmentation=_AUGMENTATION if use_labels else _VIEWS,
     )
+
+
+def _to_train_on(data: Dataset, seed: int) -> tuple[Dataset, float]:
+    """The part that training would see with a usual validation share, and that share."""
+    if data.labels is None or (data.labels == data.labels[0]).all():
+        return data, 0.0
+    try:
+        # As training will divide it.
+        return hold_out(data, VALIDATION, np.random.default_rng(seed))[0], VALIDATION
+    except DataError:
+        return data, 0.0
 
 
 _LABELLED = Objective(

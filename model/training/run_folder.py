@@ -37,13 +37,14 @@ def default_folder(name: str) -> Path:
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path | str) -> Iterator[None]:
     """Keeps other runs out of a folder, which is made if need be and goes again if left empty.
 
     Raises:
         OSError: the folder cannot be made or locked.
         RunFolderError: another run is at work there.
     """
+    folder = Path(folder)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / LOCK
@@ -64,7 +65,7 @@ def hold(folder: Path) -> Iterator[None]:
                     folder.rmdir()
 
 
-def check_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+def check_run_folder(folder: Path | str, *, resume: bool, overwrite: bool) -> None:
     """Whether a run may begin in a folder, as a user asks for it.
 
     Raises:
@@ -89,17 +90,18 @@ def check_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def files_of_run(folder: Path) -> list[str]:
+def files_of_run(folder: Path | str) -> list[str]:
     """Which files of a run, finished or not, a folder holds."""
-    return [name for name in NAMES if (folder / name).exists()]
+    return [name for name in NAMES if (Path(folder) / name).exists()]
 
 
-def clear_run(folder: Path) -> None:
+def clear_run(folder: Path | str) -> None:
     """Deletes a run's own files, where there are any, and no others.
 
     Raises:
         OSError: one cannot be deleted.
     """
+    folder = Path(folder)
     # What `replace_file` had written of one when it was killed is there too.
     partial = [path for name in NAMES for path in folder.glob(f"{name}.*.partial")]
     for path in [*(folder / name for name in NAMES), *partial]:
@@ -109,6 +111,6 @@ def clear_run(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def belongs_to_run(path: Path, folder: Path) -> bool:
+def belongs_to_run(path: Path | str, folder: Path | str) -> bool:
     """Whether a path leads to one of a run's own files, by links too."""
-    return path.resolve() in {(folder / name).resolve() for name in (*NAMES, LOCK)}
+    return Path(path).resolve() in {(Path(folder) / name).resolve() for name in (*NAMES, LOCK)}

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tritserve.model.data.dataset import DataError
-from tritserve.model.sequences import FloatArray, Sequences, model_inputs
+from tritserve.model.inputs import model_inputs
+from tritserve.model.sequences import FloatArray, Sequences
 
 # Far enough below the largest float32 for augmentation and differences.
 LARGEST_INPUT = 1e37

@@ -36,7 +36,7 @@ def identify(recipe: Recipe, sha256: str) -> dict[str, Any]:
     return fields | {"data": sha256} | {package: version(package) for package in PACKAGES}
 
 
-def save_state(folder: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
+def save_state(folder: Path | str, identity: dict[str, Any], state: dict[str, Any]) -> None:
     """Replaces the state in `folder`.
 
     Args:
@@ -47,6 +47,7 @@ def save_state(folder: Path, identity: dict[str, Any], state: dict[str, Any]) ->
     Raises:
         OSError: it cannot be written.
     """
+    folder = Path(folder)
     partial = folder / PARTIAL_STATE
     with partial.open("wb") as file:
         torch.save({"identity": identity, "state": state}, file)
@@ -55,7 +56,7 @@ def save_state(folder: Path, identity: dict[str, Any], state: dict[str, Any]) ->
     partial.replace(folder / STATE)
 
 
-def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+def load_state(folder: Path | str, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The state in `folder`, or None where there is none.
 
     Raises:
@@ -63,7 +64,7 @@ def load_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         StateError: it is damaged, or of another run.
         OutOfMemoryError: it does not fit into memory.
     """
-    path = folder / STATE
+    path = Path(folder) / STATE
     if not path.exists():
         return None
     data = path.read_bytes()

@@ -20,9 +20,7 @@ from tritserve.model.config import ModelConfig
 from tritserve.model.data.dataset import DataError, Dataset, load
 from tritserve.model.engine.value_check import ValueCheck
 from tritserve.model.errors import UserError, explain
-from tritserve.model.evaluation.probe import linear_probe
-from tritserve.model.network.bitnet import BitNet
-from tritserve.model.sequences import FloatArray, SequenceError, Sequences
+from tritserve.model.sequences import SequenceError, Sequences, warn_if_transposed
 from tritserve.model.training.augment import augment
 from tritserve.model.training.checkpoint import Checkpoint
 from tritserve.model.training.learner import Learner, make_optimizer, set_rate
@@ -33,10 +31,10 @@ from tritserve.model.training.objective import check_objective
 from tritserve.model.training.parts import divide
 from tritserve.model.training.recipe import Recipe, RecipeError
 from tritserve.model.training.run_folder import clear_run
+from tritserve.model.training.scores import ValidationCurve, score
 from tritserve.model.training.standardization import input_statistics
 from tritserve.model.training.state import identify, load_state, save_state
 
-EVALUATION_BATCH = 256
 # A killed run repeats at most so many steps.
 SAVE_EVERY = 100
 MEASURE_EVERY = 20
@@ -77,6 +75,11 @@ class _Training:
         self.config = _model_config(recipe, self.whole)
         self.data, self.scored = divide(recipe, self.config, self.whole, self.rng)
         check_objective(recipe, self.config.stride, self.data)
+        self.curve = (
+            ValidationCurve(self.data, self.scored["validation"], recipe.schedule.steps)
+            if "validation" in self.scored
+            else None
+        )
         self.learner = Learner(self.config, self.whole.classes, recipe.objective)
         config, width = self.config, self.config.embed_dim
         found = input_statistics(self.data.sequences, config.stride, config.differences)
@@ -119,7 +122,8 @@ class _Training:
         self._check("gradient's norm", norm, rate)
         self.optimizer.step()
         layers = self._measure(*inputs) if self.step % MEASURE_EVERY == 0 else {}
-        return Step(self.step, steps, loss.item(), rate, layers)
+        seen = self.curve.measure(self.learner.encoder, self.step) if self.curve else None
+        return Step(self.step, steps, loss.item(), rate, layers, seen)
 
     def _check(self, what: str, value: Tensor, rate: float) -> None:
         if not torch.isfinite(value):
@@ -161,7 +165,7 @@ class _Training:
 def train(
     recipe: Recipe,
     progress: Callable[[Step], None] = lambda _: None,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     *,
     resume: bool = True,
 ) -> Checkpoint:
@@ -182,8 +186,12 @@ def train(
         RecipeError: the recipe does not fit the data set.
         StateError: the folder holds a damaged state, or one of another recipe, data set or version.
         TrainingError: the loss or its gradient is no longer finite.
+
+    Warns:
+        DataWarning: time and features of the data set look transposed.
     """
     run = _Training(recipe)
+    warn_if_transposed(run.whole.sequences, run.whole.name)
     log = None
     if folder:
         identity = identify(recipe, run.whole.sha256)
@@ -212,23 +220,9 @@ def _checkpoint(run: _Training) -> Checkpoint:
         model=run.learner.encoder.eval(),
         heads=run.learner.heads.state_dict(),
         name=run.recipe.name,
-        training=_describe(run.recipe, run.whole, _scores(run.learner, run.data, run.scored)),
+        training=_describe(run, score(run.learner.encoder, run.data, run.scored)),
+        signature=run.whole.signature,
     )
-
-
-def embed(model: BitNet, sequences: Sequences) -> FloatArray:
-    """Embeddings `[n, hidden_size]` float32 from the torch model, in evaluation mode."""
-    parts = [
-        sequences.select(np.arange(start, min(start + EVALUATION_BATCH, len(sequences))))
-        for start in range(0, len(sequences), EVALUATION_BATCH)
-    ]
-    model.eval()
-    with torch.inference_mode():
-        embeddings = [
-            model(torch.from_numpy(part.values), torch.from_numpy(part.lengths)) for part in parts
-        ]
-    result: FloatArray = torch.cat(embeddings).numpy()
-    return result
 
 
 def _check_values(check: ValueCheck, sequences: Sequences, part: str) -> None:
@@ -263,31 +257,22 @@ def _model_config(recipe: Recipe, data: Dataset) -> ModelConfig:
     return config
 
 
-def _scores(learner: Learner, data: Dataset, scored: dict[str, Dataset]) -> dict[str, float]:
-    """Accuracy, on each other part, of a linear probe fitted on the training part."""
-    if not scored:
-        return {}
-    assert data.labels is not None
-    embeddings = embed(learner.encoder, data.sequences)
-    scores = {}
-    for part, other in scored.items():
-        assert other.labels is not None
-        found = embed(learner.encoder, other.sequences)
-        accuracy = linear_probe(embeddings, data.labels, found, other.labels)
-        scores[f"{part}_probe_accuracy"] = accuracy
-    return scores
-
-
-def _describe(recipe: Recipe, data: Dataset, scores: dict[str, float]) -> dict[str, Any]:
+def _describe(run: _Training, scores: dict[str, float]) -> dict[str, Any]:
+    data, held_out = run.whole, run.scored.get("validation")
+    dataset = {
+        "name": data.name,
+        "sha256": data.sha256,
+        "sequences": len(data.sequences),
+        "timesteps": len(data.sequences.values),
+        "classes": data.classes,
+    }
+    if data.groups is not None and held_out is not None and held_out.groups is not None:
+        dataset["groups"] = len(np.unique(data.groups))
+        dataset["groups_held_out"] = len(np.unique(held_out.groups))
+        dataset["sequences_held_out"] = len(held_out.sequences)
     return {
-        "recipe": recipe.model_dump(mode="json", exclude={"dataset"}),
-        "dataset": {
-            "name": data.name,
-            "sha256": data.sha256,
-            "sequences": len(data.sequences),
-            "timesteps": len(data.sequences.values),
-            "classes": data.classes,
-        },
+        "recipe": run.recipe.model_dump(mode="json", exclude={"dataset"}),
+        "dataset": dataset,
         "scores": scores,
         "versions": {
             "tritserve": version("tritserve"),

@@ -2,25 +2,28 @@
 
 An exchange is a generator: it yields `Step`s, is sent the response to each, or thrown the
 `httpx.TransportError` that came instead, and returns its result.
-A batch over the service's limits goes in parts, one after the other.
+A batch over the limits goes in parts, one after the other.
 """
 
+import csv
+import io
 import socket
 import ssl
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import httpx
-import numpy as np
+import numpy.typing as npt
 
 from tritserve.model.packed.tensors import save_tensors
 from tritserve.model.sequences import Sequences
+from tritserve.service.client.parts import Limits, Load
 from tritserve.service.client.replies import Answer, RequestError, check, join, read, read_info
+from tritserve.service.forms.choices import Overlong, Precision
 from tritserve.service.forms.media import SAFETENSORS
-from tritserve.service.forms.options import Overlong, Precision
 
 RETRIED = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 # A request meets them that crosses the closing of its connection, or comes during a restart.
@@ -34,17 +37,11 @@ MAX_PAUSE = 2.0
 SMALL_SEQUENCES = 1_024
 SMALL_BYTES = 1024 * 1024
 
-# So that a part finds room in the queue, and leaves some to others.
-PARTS_IN_QUEUE = 4
-
-# More than the header that safetensors writes.
-HEADER_BYTES = 256
-
 T = TypeVar("T")
 
 
 class ModelChangedError(Exception):
-    """Twice, a batch in parts met another model before its last part."""
+    """Twice, another model answered before a batch was answered whole."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +61,15 @@ class Exchanges:
     """All that a client can ask for, and the limits that it has learned of.
 
     Args:
-        retry_seconds: how long to go on trying each request when the service is full, not ready or
-            not there.
+        retry_seconds: how long to go on trying each request when the service is full or not
+            ready, or the connection breaks.
+        startup_seconds: the same when nothing listens.
     """
 
-    def __init__(self, retry_seconds: float) -> None:
+    def __init__(self, retry_seconds: float, startup_seconds: float) -> None:
         self._retry_seconds = retry_seconds
-        self._limits: dict[str, int] | None = None
+        self._startup_seconds = startup_seconds
+        self._limits = Limits()
 
     def info(self) -> Exchange[dict[str, Any]]:
         """`GET /info`.
@@ -78,120 +77,130 @@ class Exchanges:
         Raises:
             RequestError: the service refused.
         """
-        response = yield from self._send(Step("GET", "/info"))
-        content = read_info(response)
-        self._limits = content["limits"]
+        content = read_info((yield from self._send(Step("GET", "/info"))))
+        self._limits = self._limits.told_by(content)
         return content
 
     def embed(
-        self, batch: Sequences, normalize: bool, overlong: Overlong, precision: Precision
+        self,
+        sequences: Iterable[npt.ArrayLike],
+        normalize: bool,
+        overlong: Overlong,
+        precision: Precision,
+        features: Sequence[str] | None = None,
     ) -> Exchange[Answer]:
         """`POST /embed`, as often as the limits need.
 
         Raises:
+            SequenceError: they are no batch.
             RequestError: the service refused; its row is one of the whole batch.
             ModelChangedError: see there.
         """
+        batch = Sequences.from_list(sequences)
         params = {
             "normalize": str(normalize).lower(),
             "overlong": overlong,
             "precision": precision,
         }
+        if features is not None:
+            params["features"] = _as_csv(features)
         headers = {"Content-Type": SAFETENSORS, "Accept": SAFETENSORS}
         step = Step("POST", "/embed", {"headers": headers, "params": params})
         small = len(batch) <= SMALL_SEQUENCES and batch.values.nbytes <= SMALL_BYTES
-        if self._limits is None and not small:
+        if self._limits.revision is None and not small:
             # Where they cannot be had, the batch's own refusal says more.
             with suppress(RequestError):
                 yield from self.info()
-        parts = self._split(batch)
         try:
-            return (yield from self._embed_parts(batch, parts, step))
-        except RequestError as refused:
-            if not _is_about_size(refused):
-                raise
-            try:
+            return (yield from self._embed_parts(batch, overlong, step))
+        except ModelChangedError:
+            with suppress(RequestError):
                 yield from self.info()
-            except (RequestError, httpx.TransportError):
-                raise refused from None
-            smaller = self._split(batch)
-            if smaller == parts:
-                raise
-        return (yield from self._embed_parts(batch, smaller, step))
+        return (yield from self._embed_parts(batch, overlong, step))
 
-    def _embed_parts(self, batch: Sequences, parts: list[range], step: Step) -> Exchange[Answer]:
-        # Rows of two models must not mix: when it changes, all are asked for once more.
-        for _ in range(2):
-            answers: list[Answer] = []
-            for rows in parts:
-                answers.append((yield from self._embed_part(batch, rows, step)))
-                if answers[-1].model != answers[0].model:
-                    break
-            else:
-                return join(answers, [rows.start for rows in parts])
-        raise ModelChangedError(
-            f"the model changed twice between the {len(parts)} parts of a batch, last from "
-            f"revision {answers[0].model.revision} to {answers[-1].model.revision}"
-        )
-
-    def _embed_part(self, batch: Sequences, rows: range, step: Step) -> Exchange[Answer]:
-        first, last = batch.offsets[[rows.start, rows.stop]]
-        lengths = batch.lengths[rows.start : rows.stop]
-        content = save_tensors({"values": batch.values[first:last], "lengths": lengths})
-        part = replace(step, options=step.options | {"content": content})
-        try:
-            return read((yield from self._send(part)))
-        except RequestError as refused:
-            if not rows.start:
-                raise
-            raise refused.counted_from(rows.start) from refused
-
-    def _split(self, batch: Sequences) -> list[range]:
-        """The rows of each part. A sequence that is over the limits by itself is one."""
-        count, limits = len(batch), self._limits
-        if limits is None:
-            return [range(count)]
-        timesteps = batch.offsets
-        width = batch.values.itemsize * batch.values.shape[1]
-        size = width * timesteps + batch.lengths.itemsize * np.arange(count + 1)
-        room = limits["max_body_bytes"] - HEADER_BYTES
-        most = min(limits["max_request_timesteps"], limits["queue_timesteps"] // PARTS_IN_QUEUE)
-        parts = []
+    def _embed_parts(self, batch: Sequences, overlong: Overlong, step: Step) -> Exchange[Answer]:
+        load = Load(batch, overlong, self._limits)
+        answers: list[tuple[int, Answer]] = []
         first = 0
-        while first < count:
-            fitting = min(
-                first + limits["max_sequences"],
-                int(np.searchsorted(timesteps, timesteps[first] + most, "right")) - 1,
-                int(np.searchsorted(size, size[first] + room, "right")) - 1,
+        while first < len(batch):
+            rows = load.part(first)
+            try:
+                answer = yield from self._embed_part(load.take(rows), first, step)
+            except RequestError as refused:
+                yield from self._learn(refused, load.size(rows))
+                smaller = Load(batch, overlong, self._limits)
+                if smaller.size(smaller.part(first)) >= load.size(rows):
+                    raise refused from None
+                load = smaller
+                continue
+            answers.append((first, answer))
+            # Rows of two models must not mix, nor may one see what was cut for another.
+            revision = answer.model.revision
+            expected = self._limits.revision if load.truncated else revision
+            if not revision == expected == answers[0][1].model.revision:
+                raise ModelChangedError(
+                    "twice, the model changed before a whole batch was answered, last to revision "
+                    f"{revision}; ask again"
+                )
+            first = rows.stop
+        return join(answers, load.truncated)
+
+    def _embed_part(self, part: Sequences, first: int, step: Step) -> Exchange[Answer]:
+        content = save_tensors({"values": part.values, "lengths": part.lengths})
+        try:
+            return read(
+                (yield from self._send(replace(step, options=step.options | {"content": content})))
             )
-            last = min(count, max(first + 1, fitting))
-            parts.append(range(first, last))
-            first = last
-        return parts
+        except RequestError as refused:
+            raise refused.counted_from(first) from refused
+
+    def _learn(self, refused: RequestError, size: int) -> Exchange[None]:
+        """The limits that a refusal of a body of `size` bytes tells of, if it does."""
+        if _is_of_a_proxy(refused):
+            self._limits = replace(self._limits, proxy_bytes=size // 2)
+        elif "limit" in refused.details:
+            with suppress(RequestError, httpx.TransportError):
+                yield from self.info()
 
     def _send(self, step: Step) -> Exchange[httpx.Response]:
-        until = time.monotonic() + self._retry_seconds
+        start = time.monotonic()
         pause = 0.0
         while True:
             try:
                 response = yield step
             except DISCONNECTED as error:
-                if _is_lasting(error) or time.monotonic() + pause > until:
+                if time.monotonic() + pause >= start + self._patience(error):
+                    if isinstance(error, httpx.ConnectError):
+                        raise _explained(error) from error
                     raise
                 step = replace(step, delay=pause)
                 pause = min(2 * pause or 1.0, MAX_PAUSE)
                 continue
-            seconds = _wait(response, until)
+            seconds = _wait(response, start + self._retry_seconds)
             if seconds is None:
                 return check(response)
             step = replace(step, delay=seconds)
 
+    def _patience(self, error: httpx.TransportError) -> float:
+        """Seconds to go on trying after this.
 
-def _is_about_size(refused: RequestError) -> bool:
-    # A proxy may refuse a large body too, and tells no limit.
-    return refused.status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or (
-        refused.status == httpx.codes.UNPROCESSABLE_ENTITY and "limit" in refused.details
-    )
+        0 where a host's name, TLS or its certificate is at fault: trying again would not help.
+        """
+        cause = _first_cause(error, LASTING)
+        if cause and not isinstance(cause, PASSING):
+            return 0.0
+        absent = not cause and isinstance(error, httpx.ConnectError)
+        return self._startup_seconds if absent else self._retry_seconds
+
+
+def rows_of(exchange: Exchange[Answer]) -> Exchange[npt.NDArray[Any]]:
+    """The same exchange, of whose answer only the embeddings are returned."""
+    return (yield from exchange).embeddings
+
+
+def _is_of_a_proxy(refused: RequestError) -> bool:
+    """Whether something before the service found the body too large; it does not tell its limit."""
+    return refused.status == httpx.codes.REQUEST_ENTITY_TOO_LARGE and "limit" not in refused.details
 
 
 def _wait(response: httpx.Response, until: float) -> float | None:
@@ -205,8 +214,22 @@ def _wait(response: httpx.Response, until: float) -> float | None:
     return seconds if time.monotonic() + seconds <= until else None
 
 
-def _is_lasting(error: BaseException | None) -> bool:
-    """Whether TLS, its certificate or a host's name is at fault: trying again would not help."""
-    while error and not isinstance(error, LASTING):
+def _first_cause(error: BaseException | None, kinds: Any) -> BaseException | None:
+    while error and not isinstance(error, kinds):
         error = error.__cause__ or error.__context__
-    return error is not None and not isinstance(error, PASSING)
+    return error
+
+
+def _explained(error: httpx.ConnectError) -> httpx.ConnectError:
+    url = error.request.url
+    message = f"no connection to {url.scheme}://{url.netloc.decode()}: {error}"
+    if not _first_cause(error, LASTING):
+        message += "; is the service started? startup_seconds= of the client waits until it is"
+    return httpx.ConnectError(message, request=error.request)
+
+
+def _as_csv(names: Sequence[str]) -> str:
+    """A row of CSV: a name that holds a comma stands in double quotes."""
+    row = io.StringIO()
+    csv.writer(row, lineterminator="").writerow(names)
+    return row.getvalue()

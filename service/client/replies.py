@@ -1,7 +1,7 @@
 """What the service's responses say, for a client."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,13 +11,17 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
+from tritserve.service.client.foreign import describe
+from tritserve.service.client.parts import Limits
+
 
 class RequestError(Exception):
     """The service refused.
 
     Attributes:
         status: the HTTP status.
-        type: the error's word for programs.
+        type: the error's word for programs; `unknown` where the answer is not the service's, but
+            that of a proxy before it, or of something else altogether.
         message: what was wrong and what is right.
         details: the error's further fields, such as `row` and `timestep`.
     """
@@ -99,10 +103,9 @@ def check(response: httpx.Response) -> httpx.Response:
         return response
     try:
         error = dict(response.json()["error"])
+        error_type, message = str(error.pop("type")), str(error.pop("message"))
     except (ValueError, KeyError, TypeError):
-        error = {}
-    error_type = str(error.pop("type", "unknown"))
-    message = str(error.pop("message", response.text[:200]))
+        raise _foreign(response) from None
     raise RequestError(response.status_code, error_type, message, error)
 
 
@@ -128,8 +131,7 @@ def read(response: httpx.Response) -> Answer:
             timing_ms=_pick(Timing, told["timing_ms"]),
         )
     except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        message = f"the answer holds no embeddings: {response.text[:200]}"
-        raise RequestError(response.status_code, "unknown", message, {}) from error
+        raise _foreign(response, "it holds no embeddings") from error
 
 
 def read_info(response: httpx.Response) -> dict[str, Any]:
@@ -140,30 +142,35 @@ def read_info(response: httpx.Response) -> dict[str, Any]:
     """
     try:
         content = dict(response.json())
-        dict(content["limits"])
+        Limits().told_by(content)
     except (ValueError, KeyError, TypeError) as error:
-        message = f"the answer tells no limits: {response.text[:200]}"
-        raise RequestError(response.status_code, "unknown", message, {}) from error
+        raise _foreign(response, "it tells no limits") from error
     return content
 
 
-def join(answers: Sequence[Answer], first_rows: Sequence[int]) -> Answer:
-    """One answer from those of a batch's parts, which the same model has given."""
-    timings = [answer.timing_ms for answer in answers]
+def join(answers: Sequence[tuple[int, Answer]], cut: Iterable[int]) -> Answer:
+    """One answer from those of a batch's parts, which the same model has given.
+
+    Args:
+        answers: each with its first row.
+        cut: rows that were shortened before they were sent.
+    """
+    timings = [answer.timing_ms for _, answer in answers]
+    told = {first + row for first, answer in answers for row in answer.truncated}
     return Answer(
-        embeddings=np.concatenate([answer.embeddings for answer in answers]),
-        truncated=[
-            first + row
-            for first, answer in zip(first_rows, answers, strict=True)
-            for row in answer.truncated
-        ],
-        model=answers[0].model,
+        embeddings=np.concatenate([answer.embeddings for _, answer in answers]),
+        truncated=sorted(told.union(cut)),
+        model=answers[0][1].model,
         timing_ms=Timing(
             queue=sum(timing.queue for timing in timings),
             compute=sum(timing.compute for timing in timings),
             total=sum(timing.total for timing in timings),
         ),
     )
+
+
+def _foreign(response: httpx.Response, lack: str | None = None) -> RequestError:
+    return RequestError(response.status_code, "unknown", describe(response, lack), {})
 
 
 def _pick(kind: type[Any], told: dict[str, Any]) -> Any:

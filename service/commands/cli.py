@@ -1,10 +1,15 @@
 """The `tritserve` command: which commands there are, and how their errors look."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 import click
 
-from tritserve.model.errors import UserError
+from tritserve.model.errors import DataWarning, UserError
+from tritserve.model.text import printable
 from tritserve.service.errors import ServiceError
 
 # Each is a module of this folder that holds a function of its name. Only the one that is asked for
@@ -30,13 +35,32 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with _warnings_as_lines():
+                return super().invoke(ctx)
         except (UserError, ServiceError, OSError) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
         except MemoryError as error:
             raise click.ClickException(f"there is not enough memory: {error}") from error
         except ModuleNotFoundError as error:
             raise _missing(error) from error
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Shows a warning about data as one line; others as ever."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_line(
+            message: Warning | str, category: type[Warning], *where: Any, **more: Any
+        ) -> None:
+            if issubclass(category, DataWarning):
+                click.echo(f"Warning: {printable(str(message))}", err=True)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = show_line
+        yield
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from tritserve.model.packed.content import PackedModel, unpack
+from tritserve.model.signature import Signature
 from tritserve.model.text import printable
 
 FLOAT32_BITS = 32
@@ -40,9 +41,24 @@ def describe(model: PackedModel) -> str:
         f"{'all packed weights':73}" + _size(stored, model.packed_weights),
         f"{'whole file':73}" + _size(model.file_bytes, model.parameters),
         "",
+        *_signature(model.signature),
         "training " + json.dumps(model.training, indent=2),
     ]
     return "\n".join(lines)
+
+
+def _signature(signature: Signature) -> list[str]:
+    """Lines that tell what is known of features and labels."""
+    lines = [f"sampled at {signature.sampling_rate:g} Hz"] if signature.sampling_rate else []
+    if signature.feature_names:
+        units = signature.units or [""] * len(signature.feature_names)
+        features = zip(signature.feature_names, units, strict=True)
+        lines.append("features " + ", ".join(f"{n} ({u})" if u else n for n, u in features))
+    elif signature.units:
+        lines.append("units " + ", ".join(signature.units))
+    if signature.classes:
+        lines.append("classes " + ", ".join(signature.classes))
+    return [*lines, ""] if lines else []
 
 
 def _size(stored: int, weights: int) -> str:

@@ -1,5 +1,6 @@
 """`tritserve embed`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -10,7 +11,8 @@ from tritserve.model.sequences import check_finite, check_width
 from tritserve.service.commands.arguments import file_argument, model_option, threads_option
 from tritserve.service.commands.bulk import embed_all
 from tritserve.service.commands.files import check_target, read_sequences, write_embeddings
-from tritserve.service.forms.options import Options, Overlong, finish, truncate
+from tritserve.service.forms.choices import Overlong, truncate
+from tritserve.service.forms.options import Options, finish
 
 
 @click.command()
@@ -39,13 +41,17 @@ def embed(
     """Embeds the sequences in a file IN and writes the embeddings to OUT.
 
     Both are .npy, .npz or .safetensors; IN holds [batch, seq_len, embed_dim], or values
-    [timesteps, embed_dim] and lengths [batch].
+    [timesteps, embed_dim] and lengths [batch]. Where an .npz has feature_names and the model knows
+    its own, columns are put into the model's order, and others are refused.
     """
     check_target(out, source, model)
     engine = Engine.load(model, threads=threads)
-    config = engine.model.config
-    given = read_sequences(source, split)
-    check_width(given.values, config.embed_dim)
+    config, signature = engine.model.config, engine.model.signature
+    file = read_sequences(source, split)
+    given = file.sequences
+    if file.feature_names is not None and signature.feature_names:
+        given = replace(given, values=signature.arrange(given.values, file.feature_names))
+    check_width(given.values, config.embed_dim, given.lengths)
     check_finite(given.values, given.lengths)
     sequences, truncated = truncate(given, overlong, config.max_timesteps)
     rows = finish(embed_all(engine, sequences), Options(normalize=normalize)).rows

@@ -1,10 +1,12 @@
 """`tritserve evaluate`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from tritserve.model.data.dataset import check_labels, load
+from tritserve.model.data.dataset import load
+from tritserve.model.data.split import check_labels
 from tritserve.model.engine.engine import Engine
 from tritserve.model.errors import UserError
 from tritserve.service.commands.arguments import file_argument, threads_option
@@ -31,9 +33,14 @@ def evaluate(file: Path, dataset: Path, threads: int | None) -> None:
         raise click.ClickException(f"{dataset} has no labels to probe for")
     check_labels(train.labels, test.labels)
     embeddings = []
+    signature = engine.model.signature
     for split, data in (("train", train), ("test", test)):
+        sequences = data.sequences
         try:
-            embeddings.append(embed_all(engine, data.sequences))
+            if data.signature.feature_names and signature.feature_names:
+                values = signature.arrange(sequences.values, data.signature.feature_names)
+                sequences = replace(sequences, values=values)
+            embeddings.append(embed_all(engine, sequences))
         except (UserError, ServiceError) as error:
             raise click.ClickException(f"{dataset}, {split} split: {error}") from error
     click.echo(f"accuracy on {len(test.labels)} test sequences:")

@@ -2,6 +2,7 @@
 
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
+from tritserve.model.arrays import REAL_KINDS
 from tritserve.model.errors import UserError
 from tritserve.model.packed.tensors import save_tensors
 from tritserve.model.replace import replace_file
-from tritserve.model.sequences import FloatArray, Sequences, check_lengths, to_float32
+from tritserve.model.sequences import FloatArray, Sequences, check_lengths, exact_float32
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
@@ -21,12 +23,26 @@ class FileError(UserError):
     """A file that holds no sequences, or that embeddings cannot be written to."""
 
 
-def read_sequences(path: Path, split: str | None = None) -> Sequences:
+@dataclass(frozen=True, eq=False)
+class SequenceFile:
+    """What a file of sequences holds.
+
+    Attributes:
+        sequences: as they are in the file.
+        feature_names: of their columns; None where the file has none.
+    """
+
+    sequences: Sequences
+    feature_names: list[str] | None = None
+
+
+def read_sequences(path: Path, split: str | None = None) -> SequenceFile:
     """Reads a batch of sequences.
 
     Args:
         path: `.npy` with an array `[batch, seq_len, embed_dim]`, or `.npz` or `.safetensors` with
-            `values [timesteps, embed_dim]` and `lengths [batch]`.
+            `values [timesteps, embed_dim]` and `lengths [batch]`; an `.npz` may hold
+            `feature_names [embed_dim]` too.
         split: reads `<split>_values` and `<split>_lengths`, as a data set's file has them.
 
     Raises:
@@ -46,10 +62,12 @@ def read_sequences(path: Path, split: str | None = None) -> Sequences:
     if not isinstance(content, dict):
         if split:
             raise FileError(f"{path} is one array, without parts; leave --split out")
-        dense = _float32(content, path, ("batch", "seq_len", "embed_dim"))
-        batch, seq_len, width = dense.shape
+        _check_numbers(content, path, ("batch", "seq_len", "embed_dim"))
+        batch, seq_len, width = content.shape
         lengths = check_lengths(np.full(batch, seq_len), batch * seq_len)
-        return Sequences(dense.reshape(batch * seq_len, width), lengths)
+        flat = content.reshape(batch * seq_len, width)
+        return SequenceFile(Sequences(exact_float32(flat, lengths), lengths))
+    names = content.pop("feature_names", None)
     prefix = f"{split}_" if split else ""
     missing = [name for name in (f"{prefix}values", f"{prefix}lengths") if name not in content]
     if missing:
@@ -57,8 +75,11 @@ def read_sequences(path: Path, split: str | None = None) -> Sequences:
             "" if split or "test_values" not in content else "; --split train or test reads those"
         )
         raise FileError(f"{path} has no array '{missing[0]}', only {sorted(content)}{hint}")
-    values = _float32(content[f"{prefix}values"], path, ("timesteps", "embed_dim"))
-    return Sequences(values, check_lengths(content[f"{prefix}lengths"], len(values)))
+    values = content[f"{prefix}values"]
+    _check_numbers(values, path, ("timesteps", "embed_dim"))
+    lengths = check_lengths(content[f"{prefix}lengths"], len(values))
+    sequences = Sequences(exact_float32(values, lengths), lengths)
+    return SequenceFile(sequences, None if names is None else _names(names, path))
 
 
 def write_embeddings(path: Path, embeddings: FloatArray) -> None:
@@ -104,18 +125,31 @@ def _arrays(path: Path) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
             arrays = {name: loaded[name] for name in loaded.files}
-            return {name: array for name, array in arrays.items() if array.dtype.kind != "U"}
+            return {
+                name: array
+                for name, array in arrays.items()
+                if array.dtype.kind != "U" or name == "feature_names"
+            }
     array: npt.NDArray[Any] = loaded
     return array
 
 
-def _float32(values: npt.NDArray[Any], path: Path, axes: tuple[str, ...]) -> FloatArray:
-    if values.ndim != len(axes) or not np.issubdtype(values.dtype, np.floating):
+def _check_numbers(values: npt.NDArray[Any], path: Path, axes: tuple[str, ...]) -> None:
+    if values.ndim != len(axes) or values.dtype.kind not in REAL_KINDS:
         raise FileError(
             f"{path} holds values that are {values.dtype} of shape {list(values.shape)}; "
-            f"they must be floats, [{', '.join(axes)}]"
+            f"they must be real numbers, [{', '.join(axes)}]"
         )
-    return to_float32(values)
+
+
+def _names(names: npt.NDArray[Any], path: Path) -> list[str]:
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise FileError(
+            f"{path} has feature_names that are {names.dtype} of shape {list(names.shape)}; they "
+            "must be strings, one a feature"
+        )
+    listed: list[str] = names.tolist()
+    return listed
 
 
 def _encode(embeddings: FloatArray, suffix: str) -> bytes:

@@ -18,7 +18,13 @@ def pack(checkpoint: Path, out: Path) -> None:
     if belongs_to_run(out, checkpoint):
         raise click.ClickException(f"{out} is a file of the checkpoint; pack into another one")
     trained = load(checkpoint)
-    packed = export(trained.model, out, name=trained.name, training=trained.training)
+    packed = export(
+        trained.model,
+        out,
+        name=trained.name,
+        training=trained.training,
+        signature=trained.signature,
+    )
     click.echo(
         f"{out}: {packed.file_bytes:,} bytes, {packed.bits_per_weight:.3f} bits a weight, "
         f"revision {packed.revision}"

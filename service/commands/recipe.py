@@ -1,17 +1,29 @@
 """`tritserve recipe`."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
 import click
 
+from tritserve.model.replace import replace_file
 from tritserve.model.training.recipe import to_toml
 from tritserve.model.training.rule import recipe_for
 from tritserve.service.commands.arguments import file_argument
 
+_HEAD = "# The data set's path is relative to the folder of this file.\n"
+_VALIDATION = (
+    "# A share of the training split is held out for a score and a curve; 0 trains on all of it.\n"
+)
+
 
 @click.command()
 @click.argument("dataset", type=file_argument)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write; the recipe is printed if not given, to go into a file of this folder.",
+)
 @click.option(
     "--quantize",
     default="ternary",
@@ -28,11 +40,28 @@ from tritserve.service.commands.arguments import file_argument
     help="Of training: another seed, another model.",
 )
 def recipe(
-    dataset: Path, quantize: Literal["ternary", "binary"], without_labels: bool, seed: int
+    dataset: Path,
+    out: Path | None,
+    quantize: Literal["ternary", "binary"],
+    without_labels: bool,
+    seed: int,
 ) -> None:
-    """Prints a training recipe for a DATASET, made by a rule, to train with or to change."""
+    """Prints a training recipe for a DATASET, made by a rule, to train with or to change.
+
+    A fifth of the training split is held out for a score, where there are labels for one. The data
+    set's path is written relative to the recipe: to --out, or to the folder that this runs in.
+    """
+    if out and out.exists():
+        raise click.ClickException(f"{out} is there already; a recipe replaces none")
     made = recipe_for(
-        dataset.resolve(), quantize=quantize, use_labels=not without_labels, seed=seed
+        dataset, quantize=quantize, use_labels=not without_labels, validate=True, seed=seed
     )
+    folder = out.resolve().parent if out else Path.cwd()
+    relative = Path(os.path.relpath(dataset.resolve(), folder))
+    text = to_toml(made.model_copy(update={"dataset": relative}))
     # TOML is UTF-8, whatever the terminal's language.
-    click.echo(to_toml(made).encode(), nl=False)
+    content = (_HEAD + (_VALIDATION if made.validation else "") + text).encode()
+    if out:
+        replace_file(out, content)
+    else:
+        click.echo(content, nl=False)

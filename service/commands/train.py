@@ -1,6 +1,7 @@
 """`tritserve train`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,7 +37,22 @@ def train(recipe: Path, out: Path | None, resume: bool, overwrite: bool) -> None
 
         checkpoint = run(read, show, folder, resume=resume)
     save(checkpoint, folder)
-    plot_training(folder)
+    picture = plot_training(folder)
     for name, score in checkpoint.training["scores"].items():
         click.echo(f"{name.replace('_', ' ')}: {score:.4f}")
+    if read.validation:
+        click.echo(_what_validation_shows(checkpoint.training["dataset"]))
     click.echo(f"checkpoint: {folder}")
+    click.echo(f"picture: {picture}")
+
+
+def _what_validation_shows(dataset: dict[str, Any]) -> str:
+    if "groups" in dataset:
+        return (
+            f"validation: {dataset['groups_held_out']} of {dataset['groups']} groups, "
+            f"{dataset['sequences_held_out']} of {dataset['sequences']} sequences, held out whole"
+        )
+    return (
+        "validation: sequences of one session or subject may be on both sides, so the score does "
+        "not show how others fare; groups in the data set hold them out whole"
+    )

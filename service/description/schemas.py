@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from tritserve.service import errors
 from tritserve.service.forms.media import JSON
 from tritserve.service.forms.options import Options
@@ -34,6 +36,7 @@ ERROR_SCHEMA: dict[str, Any] = {
         }
     },
 }
+FEATURES_TEXT = " A row of CSV: `a,b,c`; a name that holds a comma stands in double quotes."
 NUMBER = {"type": "number"}
 COUNT = {"type": "integer", "minimum": 0}
 
@@ -74,18 +77,22 @@ def query_parameters() -> list[dict[str, Any]]:
             "description": field.get("description", ""),
             "schema": field,
         }
-        for name, field in option_schemas().items()
+        for name, field in property_schemas(Options).items()
     ]
 
 
-def option_schemas() -> dict[str, Any]:
-    """The options by name."""
-    return {
+def property_schemas(model: type[BaseModel]) -> dict[str, Any]:
+    """The schemas of a model's fields by name, as a query string and `/v2` have them."""
+    schemas = {
         # Without the default: the page at /docs would send it along, and what is in the body too
         # is refused.
         name: {k: field[k] for k in field if k not in {"title", "default"}}
-        for name, field in Options.model_json_schema()["properties"].items()
+        for name, field in model.model_json_schema()["properties"].items()
     }
+    if "features" in schemas:
+        text = schemas["features"]["description"] + FEATURES_TEXT
+        schemas["features"] = {"type": "string", "description": text}
+    return schemas
 
 
 TIMEOUT_HEADER = {

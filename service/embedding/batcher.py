@@ -54,6 +54,7 @@ class Batcher:
         stuck_seconds: a call that takes longer is taken for stuck: whoever waits is refused, and
             so is whoever comes, until it returns.
         on_batch: called after each call.
+        on_wait: called with the seconds that a job waited, until it was taken up or left before.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class Batcher:
         batch_timesteps: int,
         stuck_seconds: float = 60.0,
         on_batch: Callable[[BatchReport], None] = lambda _: None,
+        on_wait: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._refused = refused
         self._queue_timesteps = queue_timesteps
         self._batch_timesteps = batch_timesteps
         self._stuck_seconds = stuck_seconds
         self._on_batch = on_batch
+        self._on_wait = on_wait
         self._jobs = Waiting()
         # Pieces of a call that failed, to be computed one by one.
         self._alone: deque[Piece] = deque()
@@ -155,6 +158,7 @@ class Batcher:
             self._admitted.remove(job)
             self._jobs.pop(job, None)
             self._admitted_timesteps -= job.timesteps
+            self._on_wait(job.queue_seconds(time.monotonic()))
             if not self._admitted:
                 self._idle.set()
 
@@ -254,7 +258,7 @@ class Batcher:
             start = stop
             if job.future.done() or sum(map(len, job.rows)) < len(job.sequences):
                 continue
-            queued = (job.started or job.submitted) - job.submitted
+            queued = job.queue_seconds(time.monotonic())
             job.future.set_result(Result(join(job.rows), queued, job.compute_seconds))
 
     def _declare_stuck(self) -> None:

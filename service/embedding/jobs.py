@@ -59,6 +59,10 @@ class Job:
         """All of the job's timesteps."""
         return len(self.sequences.values)
 
+    def queue_seconds(self, now: float) -> float:
+        """How long it waited until its first sequence was computed, or waits so far."""
+        return (now if self.started is None else self.started) - self.submitted
+
     def leave_out(self, now: float) -> bool:
         """Whether nobody waits for it any more."""
         return self.future.done() or (self.deadline is not None and self.deadline <= now)

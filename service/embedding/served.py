@@ -10,6 +10,7 @@ from typing import Any
 from tritserve.model.engine.engine import Engine, EngineError
 from tritserve.model.environment import available_processors
 from tritserve.model.sequences import SequenceError, Sequences
+from tritserve.model.signature import Signature
 from tritserve.service.embedding.batcher import Batcher
 from tritserve.service.embedding.jobs import Refused, Result
 from tritserve.service.forms.wire import Limits, invalid
@@ -22,6 +23,17 @@ POLL_SECONDS = 0.01
 REQUESTS_IN_QUEUE = 8
 
 log = logging.getLogger("tritserve")
+
+
+def _meaning(signature: Signature) -> dict[str, Any]:
+    """Of features and classes what is known."""
+    named = {
+        "names": signature.feature_names,
+        "units": signature.units,
+        "sampling_rate": signature.sampling_rate,
+    }
+    about: dict[str, Any] = {"features": {name: known for name, known in named.items() if known}}
+    return about | ({"classes": signature.classes} if signature.classes else {})
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -53,6 +65,7 @@ class ServedModel:
         self.engine = engine
         self.limits = Limits(
             embed_dim=model.config.embed_dim,
+            signature=model.signature,
             max_timesteps=model.config.max_timesteps,
             max_sequences=settings.max_sequences,
             max_request_timesteps=settings.max_request_timesteps
@@ -79,6 +92,7 @@ class ServedModel:
             batch_timesteps=settings.batch_timesteps,
             stuck_seconds=settings.stuck_seconds,
             on_batch=metrics.count_batch,
+            on_wait=metrics.queue_seconds.observe,
         )
 
     async def retire(self, seconds: float | None = None) -> bool:
@@ -111,7 +125,6 @@ class ServedModel:
             assert isinstance(cause, SequenceError)
             raise invalid(cause, refused.first_row) from cause
         record_stages(submitted, queue=result.queue_seconds, compute=result.compute_seconds)
-        self._metrics.queue_seconds.observe(result.queue_seconds)
         self._metrics.compute_seconds.observe(result.compute_seconds)
         return result
 
@@ -131,6 +144,7 @@ class ServedModel:
             "revision": model.revision,
             "version": version("tritserve"),
             "config": model.config.model_dump(),
+            **_meaning(model.signature),
             "output_size": model.config.hidden_size,
             "bits_per_weight": model.bits_per_weight,
             "nominal_bits_per_weight": model.nominal_bits_per_weight,

@@ -5,6 +5,7 @@ decode -> submit -> encode
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack, suppress
@@ -19,15 +20,16 @@ from tritserve.model.sequences import Sequences
 from tritserve.service.embedding.accepted import Accepted, AcceptedRequests, HeldAnswer
 from tritserve.service.embedding.jobs import Result
 from tritserve.service.embedding.served import ServedModel, load_engine
-from tritserve.service.errors import InvalidError, UnavailableError
+from tritserve.service.errors import UnavailableError
+from tritserve.service.forms.choices import truncate
 from tritserve.service.forms.embed import Form
 from tritserve.service.forms.media import BINARY_TYPES, JSON, OCTETS
-from tritserve.service.forms.options import finish, truncate
+from tritserve.service.forms.options import finish
 from tritserve.service.forms.wire import EmbedAnswer, EmbedRequest
 from tritserve.service.http.body import BodyBudget, read_body, while_connected
 from tritserve.service.http.compression import decompress
 from tritserve.service.http.credentials import Credentials, CredentialsError
-from tritserve.service.http.incoming import Incoming
+from tritserve.service.http.incoming import Incoming, read_deadline
 from tritserve.service.observing.metrics import Metrics
 from tritserve.service.observing.tracing import stage
 from tritserve.service.settings import Settings
@@ -228,7 +230,8 @@ class EmbeddingService:
             form: reads the body and writes the answer.
             accepted: the request's hold; in its lease is then room for the answer too.
             received: when the request came, on the clock of `time.monotonic`.
-            deadline: on the same clock; after it, nothing is computed.
+            deadline: on the same clock; after it, nothing is computed. The body may name another;
+                the earlier one counts.
             wait: awaits the computation, for as long as somebody wants the answer.
 
         Returns:
@@ -240,13 +243,18 @@ class EmbeddingService:
         served = accepted.served
 
         def decode() -> tuple[EmbedRequest, Sequences, list[int]]:
+            start = time.monotonic()
             asked = form.decode(body, served.limits)
             max_timesteps = served.limits.max_timesteps
-            return asked, *truncate(asked.sequences, asked.options.overlong, max_timesteps)
+            kept = truncate(asked.sequences, asked.options.overlong, max_timesteps)
+            self.metrics.decode_seconds.observe(time.monotonic() - start)
+            return asked, *kept
 
         with stage("decode"):
             asked, sequences, truncated = await self._aside(len(body), form.content_type, decode)
         accepted.lease.grow(len(sequences) * _most_answer_bytes(served, form))
+        if asked.timeout is not None:
+            deadline = min(received + asked.timeout, math.inf if deadline is None else deadline)
         result = await wait(served.compute(sequences, deadline))
 
         def encode() -> tuple[bytes, dict[str, str]]:
@@ -282,18 +290,3 @@ def _most_answer_bytes(served: ServedModel, form: Form) -> int:
 def _timing(result: Result, total: float) -> dict[str, float]:
     seconds = {"queue": result.queue_seconds, "compute": result.compute_seconds, "total": total}
     return {name: round(1e3 * value, 3) for name, value in seconds.items()}
-
-
-def read_deadline(text: str | None, received: float) -> float | None:
-    """`X-Request-Timeout-Ms`, where it is given, as a time on the clock of `time.monotonic`.
-
-    Raises:
-        InvalidError: it is not a number of milliseconds above zero.
-    """
-    if text is None:
-        return None
-    if not text.isdecimal() or len(text) > 10 or not int(text):
-        raise InvalidError(
-            f"X-Request-Timeout-Ms is {text[:20]!r}; it must be whole milliseconds above 0"
-        )
-    return received + int(text) / 1e3

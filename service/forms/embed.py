@@ -10,7 +10,7 @@ from tritserve.service.http.incoming import Incoming
 
 
 class Form(Protocol):
-    """A way to write one request and its answer; another one is `tritserve.service.oip.InferForm`.
+    """A way to write a request and its answer; `tritserve.service.oip.rest.form` has another.
 
     Attributes:
         content_type: of the request.

@@ -1,5 +1,6 @@
 """The JSON body of `POST /embed`, parsed and checked."""
 
+import json
 from itertools import chain
 from typing import Annotated
 
@@ -8,9 +9,10 @@ from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from tritserve.model.sequences import Sequences, to_float32
+from tritserve.model.signature import NO_SIGNATURE, Signature
 from tritserve.service.errors import InvalidError, ServiceError, UnparseableError
 from tritserve.service.forms.json_pieces import check_rest, check_size, cut, why_not_cut
-from tritserve.service.forms.options import Options
+from tritserve.service.forms.options import Options, check_features
 
 PIECE_BYTES = 64 * 1024
 # A body that cannot be cut is parsed in one call if it is not larger; it is wrong, or very odd.
@@ -40,7 +42,10 @@ _PIECE: TypeAdapter[list[list[list[float]]]] = TypeAdapter(
 
 
 def decode_json(
-    body: bytes, embed_dim: int, piece_bytes: int = PIECE_BYTES
+    body: bytes,
+    embed_dim: int,
+    piece_bytes: int = PIECE_BYTES,
+    signature: Signature = NO_SIGNATURE,
 ) -> tuple[Sequences, Options]:
     """Reads a JSON body; what float32 cannot hold becomes infinite.
 
@@ -48,9 +53,12 @@ def decode_json(
         UnparseableError: it is not JSON.
         InvalidError: it is not of this form; the message, `row` and `timestep` say where.
     """
-    parsed = _decode_in_pieces(body, embed_dim, piece_bytes) if len(body) > piece_bytes else None
+    parsed = None
+    if len(body) > piece_bytes:
+        parsed = _decode_in_pieces(body, embed_dim, piece_bytes, signature)
     if parsed is None:
         whole = _parse_body(_check_whole(body))
+        check_features(whole, signature)
         parsed = _to_sequences(whole.sequences, embed_dim, 0), whole
     sequences, options = parsed
     if not len(sequences):
@@ -61,7 +69,7 @@ def decode_json(
 
 
 def _decode_in_pieces(
-    body: bytes, embed_dim: int, piece_bytes: int
+    body: bytes, embed_dim: int, piece_bytes: int, signature: Signature
 ) -> tuple[Sequences, EmbedBody] | None:
     """None where the body is not of the form that can be cut: valid, wrong or no JSON."""
     pieces = cut(body, piece_bytes)
@@ -74,6 +82,7 @@ def _decode_in_pieces(
         if len(body) <= MAX_WHOLE_BYTES or detail["type"] == "json_invalid":
             return None
         raise _wrong(detail) from error
+    check_features(options, signature)
     parts: list[Sequences] = []
     rows = 0
     for piece in pieces[1]:
@@ -82,19 +91,39 @@ def _decode_in_pieces(
             raise UnparseableError("the body is not JSON: a comma before or after nothing")
         parts.append(part)
         rows += len(part)
+    _check_keys(pieces[0], options)
     values = np.concatenate([part.values for part in parts])
     return Sequences(values, np.concatenate([part.lengths for part in parts])), options
 
 
 def _parse_body(body: bytes) -> EmbedBody:
     try:
-        return EmbedBody.model_validate_json(body)
+        parsed = EmbedBody.model_validate_json(body)
     except ValidationError as error:
         detail = _first(error)
         place = detail["loc"]
         if place[:1] == ("sequences",):
             raise _wrong_sequence(detail, place[1:], 0) from error
         raise _wrong(detail) from error
+    _check_keys(body, parsed)
+    return parsed
+
+
+def _check_keys(body: bytes, parsed: EmbedBody) -> None:
+    """Raises InvalidError if a key is given twice, of which the parser takes the last.
+
+    Args:
+        body: valid, whole or without its numbers.
+        parsed: what it says.
+    """
+    # Colons are quick to count, and none are written in another way between a key and its value.
+    if body.count(b":") == len(parsed.model_fields_set):
+        return
+    names: set[str] = set()
+    for name, _ in json.loads(body, object_pairs_hook=list):
+        if name in names:
+            raise InvalidError(f"{name} is given twice", field=name)
+        names.add(name)
 
 
 def _check_whole(body: bytes) -> bytes:

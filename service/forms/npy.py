@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tritserve.model.arrays import REAL_KINDS
 from tritserve.service.errors import InvalidError, UnparseableError
 
 MAGIC = b"\x93NUMPY"
@@ -27,7 +28,7 @@ Header = tuple[tuple[Any, ...], bool, np.dtype[Any]]
 
 
 def read_npy(body: bytes) -> npt.NDArray[Any]:
-    """The array `[batch, seq_len, embed_dim]` in an npy body, of any float type up to 64 bits.
+    """The array `[batch, seq_len, embed_dim]` in an npy body, of real numbers of up to 64 bits.
 
     Nothing is allocated: the array is a view of the body.
 
@@ -80,8 +81,10 @@ def _parse_header(text: bytes) -> Header:
     except Exception as error:
         # The header is Python text; on hostile bytes its parser raises almost anything.
         raise UnparseableError(f"the body is not npy: {error}") from error
-    if dtype.kind != "f" or dtype.itemsize > 8:
-        raise InvalidError(f"the array is {dtype}; it must be float16, float32 or float64")
+    if dtype.kind not in REAL_KINDS or dtype.itemsize > 8:
+        raise InvalidError(
+            f"the array is {dtype}; it must be float16, float32, float64 or integers"
+        )
     if len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape):
         raise InvalidError(
             f"the array has shape {list(shape)}; it must be [batch, seq_len, embed_dim], not empty"

@@ -1,20 +1,32 @@
-"""The options of `POST /embed`, and what they do to sequences and embeddings."""
+"""The options of `POST /embed`, and what they do to embeddings."""
 
+import csv
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from tritserve.model.sequences import FloatArray, Sequences
+from tritserve.model.config import MAX_WIDTH
+from tritserve.model.sequences import FloatArray
+from tritserve.model.signature import MAX_LETTERS, MAX_LISTED, FeatureError, Signature
 from tritserve.service.errors import InvalidError
+from tritserve.service.forms.choices import Overlong, Precision
 
-Overlong = Literal["error", "keep_last", "keep_first"]
-Precision = Literal["float32", "float16", "int8", "binary"]
-
+FeatureName = Annotated[str, StringConstraints(max_length=MAX_LETTERS)]
 
 _SMALLEST = np.finfo(np.float32).tiny
+
+
+def _split_names(given: Any) -> Any:
+    """Names in one text, as a row of CSV: what holds a comma stands in double quotes."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return next(csv.reader([given], strict=True), [])
+    except csv.Error as error:
+        raise ValueError(f"no row of CSV: {error}") from error
 
 
 class Options(BaseModel):
@@ -35,6 +47,31 @@ class Options(BaseModel):
         "factors come back as `scales`, for which npy has no place. `binary`: a bit for each "
         "number, set where it is above zero, eight to a byte, first number in the highest bit.",
     )
+    features: Annotated[list[FeatureName], BeforeValidator(_split_names)] = Field(
+        default=[],
+        max_length=MAX_WIDTH,
+        description="The names of the features, in the order in which they are sent. If that is "
+        "not the model's order they are put into it; names that are not the model's are refused.",
+    )
+
+
+def check_features(options: Options, signature: Signature) -> None:
+    """Raises InvalidError if features are named and are not the model's."""
+    try:
+        if options.features:
+            signature.order(options.features)
+    except FeatureError as error:
+        raise wrong_features(error) from error
+
+
+def wrong_features(error: FeatureError) -> InvalidError:
+    """The same complaint as an answer, with the first of the names that are at fault."""
+    return InvalidError(
+        str(error),
+        field="features",
+        missing=error.missing[:MAX_LISTED],
+        unknown=error.unknown[:MAX_LISTED],
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,33 +86,6 @@ class Embeddings:
 
     rows: npt.NDArray[Any]
     scales: FloatArray | None = None
-
-
-def truncate(
-    sequences: Sequences, overlong: Overlong, max_timesteps: int
-) -> tuple[Sequences, list[int]]:
-    """Shortens sequences that are too long, where that was asked for.
-
-    Returns:
-        The sequences, and which rows were shortened.
-
-    Raises:
-        InvalidError: a sequence is too long and `overlong` is `error`.
-    """
-    if sequences.lengths.max() <= max_timesteps:
-        return sequences, []
-    rows = np.flatnonzero(sequences.lengths > max_timesteps).tolist()
-    if overlong == "error":
-        raise InvalidError(
-            f"sequence {rows[0]} has {sequences.lengths[rows[0]]} timesteps, the model takes at "
-            f"most {max_timesteps}; shorten it, or ask for it with overlong=keep_last or "
-            "keep_first",
-            row=rows[0],
-        )
-    kept = slice(-max_timesteps, None) if overlong == "keep_last" else slice(max_timesteps)
-    parts = [part[kept] for part in sequences.split()]
-    lengths = np.minimum(sequences.lengths, max_timesteps)
-    return Sequences(np.concatenate(parts), lengths), rows
 
 
 def finish(rows: FloatArray, options: Options) -> Embeddings:

@@ -9,33 +9,35 @@ import json
 import reprlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import safetensors
 import safetensors.numpy
 from pydantic import ValidationError
 
+from tritserve.model.arrays import REAL_KINDS
 from tritserve.model.errors import explain
 from tritserve.model.packed.tensors import save_tensors
 from tritserve.model.sequences import (
+    LengthArray,
     SequenceError,
     Sequences,
     check_finite,
     check_lengths,
     check_width,
-    to_float32,
+    exact_float32,
 )
+from tritserve.model.signature import NO_SIGNATURE, FeatureError, Signature
 from tritserve.service.errors import InvalidError, UnparseableError, UnsupportedMediaTypeError
 from tritserve.service.forms.json_body import decode_json
-from tritserve.service.forms.json_numbers import json_numbers
+from tritserve.service.forms.json_numbers import write_json
 from tritserve.service.forms.media import JSON, MEDIA_TYPES, NPY, SAFETENSORS, parse_content_type
 from tritserve.service.forms.npy import read_npy, write_npy
-from tritserve.service.forms.options import Embeddings, Options
+from tritserve.service.forms.options import Embeddings, Options, wrong_features
 
 _BOOLEANS = {"true": True, "false": False}
 _DEFAULTS = Options()
@@ -54,20 +56,28 @@ class Limits:
         max_timesteps: of one sequence.
         max_sequences: of one request.
         max_request_timesteps: of all sequences of one request.
+        signature: what the model knows of the names of its features.
     """
 
-    embed_dim: int
+    embed_dim: int | None
     max_timesteps: int
     max_sequences: int
     max_request_timesteps: int = sys.maxsize
+    signature: Signature = NO_SIGNATURE
 
 
 @dataclass(frozen=True, eq=False)
 class EmbedRequest:
-    """A request whose form is right; sequences may still be too long for the model."""
+    """A request whose form is right; sequences may still be too long for the model.
+
+    Attributes:
+        timeout: for how many seconds after the request came its answer is of use, where the
+            request's own body says so.
+    """
 
     sequences: Sequences
     options: Options
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +102,7 @@ def decode(
     """
     media_type, charset = parse_content_type(content_type or "")
     if media_type == JSON and charset in {"", "utf-8"}:
-        sequences, given = decode_json(body, limits.embed_dim)
+        sequences, given = decode_json(body, limits.embed_dim, signature=limits.signature)
         request = EmbedRequest(sequences, _merge(given, read_options(query)))
     elif media_type == NPY:
         request = EmbedRequest(_decode_npy(body), read_options(query))
@@ -104,12 +114,15 @@ def decode(
             + ", ".join(MEDIA_TYPES)
             + ", JSON in UTF-8"
         )
-    check_request(request, limits)
-    return request
+    return checked(request, limits)
 
 
-def check_request(request: EmbedRequest, limits: Limits) -> None:
-    """Raises InvalidError if a request has too many sequences or values that do not fit."""
+def checked(request: EmbedRequest, limits: Limits) -> EmbedRequest:
+    """The request once it is known to fit the model, its features in the model's order.
+
+    Raises:
+        InvalidError: it has too many sequences, values that do not fit, or other features.
+    """
     sequences = request.sequences
     if len(sequences) > limits.max_sequences:
         raise InvalidError(
@@ -123,10 +136,16 @@ def check_request(request: EmbedRequest, limits: Limits) -> None:
             limit=limits.max_request_timesteps,
         )
     try:
-        check_width(sequences.values, limits.embed_dim)
+        if request.options.features:
+            values = limits.signature.arrange(sequences.values, request.options.features)
+            sequences = replace(sequences, values=values)
+        check_width(sequences.values, limits.embed_dim, sequences.lengths)
         check_finite(sequences.values, sequences.lengths)
     except SequenceError as error:
         raise invalid(error) from error
+    except FeatureError as error:
+        raise wrong_features(error) from error
+    return replace(request, sequences=sequences)
 
 
 def invalid(error: SequenceError, first_row: int = 0) -> InvalidError:
@@ -166,7 +185,7 @@ def _decode_npy(body: bytes) -> Sequences:
     array = read_npy(body)
     batch, seq_len, width = array.shape
     lengths = np.full(batch, seq_len, dtype=np.int64)
-    return Sequences(to_float32(array).reshape(batch * seq_len, width), lengths)
+    return _exact(array.reshape(batch * seq_len, width), lengths)
 
 
 def _decode_safetensors(body: bytes) -> Sequences:
@@ -180,8 +199,8 @@ def _decode_safetensors(body: bytes) -> Sequences:
         tensors = safetensors.numpy.load(body)
     except KeyError as error:
         raise InvalidError(
-            f"the body has a tensor of type {error}; 'values' are F16, F32 or F64, 'lengths' are "
-            "integers"
+            f"the body has a tensor of type {error}; 'values' are F16, F32, F64 or integers, "
+            "'lengths' are integers"
         ) from error
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise UnparseableError(f"the body is not safetensors: {error}") from error
@@ -194,22 +213,30 @@ def _decode_safetensors(body: bytes) -> Sequences:
 
 
 def to_sequences(values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Sequences:
-    """A ragged batch from `values [timesteps, embed_dim]`, floats, and `lengths [batch]`.
+    """A ragged batch from `values [timesteps, embed_dim]`, real numbers, and `lengths [batch]`.
 
     Raises:
-        InvalidError: they are not that, or do not fit each other.
+        InvalidError: they are not that, do not fit each other, or are integers that float32 would
+            round.
     """
-    if values.dtype.kind != "f" or values.ndim != 2:
+    if values.dtype.kind not in REAL_KINDS or values.ndim != 2:
         raise InvalidError(
-            f"'values' are {values.dtype} {list(values.shape)}; they must be float16, float32 or "
-            "float64 of shape [timesteps, embed_dim]"
+            f"'values' are {values.dtype} {list(values.shape)}; they must be floats or integers "
+            "of shape [timesteps, embed_dim]"
         )
     try:
-        checked = check_lengths(lengths, len(values))
+        fitting = check_lengths(lengths, len(values))
     except SequenceError as error:
         raise invalid(error) from error
-    # What float32 cannot hold becomes infinite here, and is found with its row afterwards.
-    return Sequences(to_float32(values), checked)
+    return _exact(values, fitting)
+
+
+def _exact(values: npt.NDArray[Any], lengths: LengthArray) -> Sequences:
+    try:
+        # Floats that float32 cannot hold become infinite, and are found with their row afterwards.
+        return Sequences(exact_float32(values, lengths), lengths)
+    except SequenceError as error:
+        raise invalid(error) from error
 
 
 def encode(answer: EmbedAnswer, media_type: str) -> tuple[bytes, dict[str, str]]:
@@ -221,10 +248,8 @@ def encode(answer: EmbedAnswer, media_type: str) -> tuple[bytes, dict[str, str]]
     if media_type == JSON:
         # float16 as float32: orjson writes the shortest digits that give the same number back.
         numbers = rows.astype(np.float32) if rows.dtype == np.float16 else rows
-        content = {"embeddings": json_numbers(numbers)}
-        if scales is not None:
-            content["scales"] = json_numbers(scales)
-        return orjson.dumps(content | about), headers
+        content = {"embeddings": numbers} | ({} if scales is None else {"scales": scales})
+        return write_json(content | about), headers
     if media_type == SAFETENSORS:
         tensors = {"embeddings": rows, **({} if scales is None else {"scales": scales})}
         metadata = {name: json.dumps(value) for name, value in about.items()}

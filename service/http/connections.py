@@ -173,16 +173,19 @@ class _Guarded(HttpToolsProtocol):
         if self._head_timer:
             self._head_timer.cancel()
             self._head_timer = None
-        if self._spare and self.cycle is None:
-            # Others may have gone since it came.
-            self._spare = len(self.connections) > self.limits.max_connections
         # RFC 9112, 3.2.
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts < 1 and self.parser.get_http_version() == "1.1"):
             message = f"the request has {hosts} Host headers; it must have one"
             self._stop_parsing("malformed", UnparseableError(message))
-        if self._spare and self.cycle is None and not is_health(self.url.decode("latin-1")):
-            self._stop_parsing(*self._no_more())
+        if self._spare and self.cycle is None:
+            # Others may have gone since it came.
+            self._spare = len(self.connections) > self.limits.max_connections
+            if self._spare and not is_health(self.url.decode("latin-1")):
+                self._stop_parsing(*self._no_more())
+        if self.parser.get_http_version() == "1.0":
+            # It knows no answer before the answer (RFC 9110, 10.1.1).
+            self.expect_100_continue = False
         super().on_headers_complete()
         # After CONNECT, whatever it is answered, the parser reads nothing more.
         if self._spare or self.parser.get_method() == b"CONNECT":

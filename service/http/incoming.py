@@ -5,6 +5,8 @@ from typing import Self
 from starlette.requests import Request
 from starlette.types import Receive, Scope
 
+from tritserve.service.errors import InvalidError
+
 
 class Incoming:
     """What a request says of itself.
@@ -31,3 +33,18 @@ class Incoming:
     async def of(cls, request: Request) -> Self:
         """The same of Starlette's request, for FastAPI to inject."""
         return cls(request.scope, request.receive)
+
+
+def read_deadline(text: str | None, received: float) -> float | None:
+    """`X-Request-Timeout-Ms`, where it is given, as a time on the clock of `time.monotonic`.
+
+    Raises:
+        InvalidError: it is not a number of milliseconds above zero.
+    """
+    if text is None:
+        return None
+    if not text.isdecimal() or len(text) > 10 or not int(text):
+        raise InvalidError(
+            f"X-Request-Timeout-Ms is {text[:20]!r}; it must be whole milliseconds above 0"
+        )
+    return received + int(text) / 1e3

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from hmac import compare_digest
 
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tritserve.service.errors import UnauthorizedError
+from tritserve.service.errors import OriginError, UnauthorizedError
 from tritserve.service.http.answers import error_answer
 from tritserve.service.paths import is_open
 from tritserve.service.settings import Origin
@@ -33,7 +35,7 @@ def secure(app: ASGIApp, keys: Callable[[], Iterable[str]], origins: list[Origin
     if keys():
         app = ApiKeys(app, keys)
     if origins:
-        app = CORSMiddleware(
+        app = _Cors(
             app,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
@@ -41,6 +43,19 @@ def secure(app: ASGIApp, keys: Callable[[], Iterable[str]], origins: list[Origin
             expose_headers=_EXPOSED,
         )
     return app
+
+
+class _Cors(CORSMiddleware):
+    """CORS whose refusals have the form of every other error."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code == OriginError.status:
+            refusal = error_answer(OriginError(bytes(response.body).decode()), "/")
+            response.body = refusal.body
+            for name in ("Content-Type", "Content-Length"):
+                response.headers[name] = refusal.headers[name]
+        return response
 
 
 def is_one_of(given: str, keys: Iterable[str]) -> bool:

@@ -5,7 +5,8 @@ own in one folder, and whichever is asked adds up what all have written.
 """
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,6 +25,8 @@ SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 REQUEST_SECONDS = (*SECONDS, 10, 30)
 TIMESTEPS = (1, 4, 16, 64, 256, 1024, 2048, 4096, 8192, 16_384)
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+T = TypeVar("T")
 
 # prometheus_client looks for it when it is imported.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -106,13 +109,19 @@ class Metrics:
         )
         self.queue_seconds = Histogram(
             "tritserve_queue_seconds",
-            "From admission of a request until it was computed.",
+            "From admission of a request until the engine took it up, or it was given up before.",
             buckets=SECONDS,
             registry=registry,
         )
         self.compute_seconds = Histogram(
             "tritserve_compute_seconds",
-            "In calls of the engine, by request.",
+            "In calls of the engine, by answered request.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.decode_seconds = Histogram(
+            "tritserve_decode_seconds",
+            "Reading and checking a request's body.",
             buckets=SECONDS,
             registry=registry,
         )
@@ -170,15 +179,29 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text that Prometheus reads; of all processes where they are shared."""
+        return self._read(generate_latest)
+
+    def totals(self) -> dict[str, float]:
+        """The values of all series without labels; of all processes where they are shared."""
+        return self._read(
+            lambda registry: {
+                sample.name: sample.value
+                for metric in registry.collect()
+                for sample in metric.samples
+                if not sample.labels
+            }
+        )
+
+    def _read(self, read: Callable[[CollectorRegistry], T]) -> T:
         if not self.shared:
-            return generate_latest(self.registry)
+            return read(self.registry)
         everything = CollectorRegistry()
         try:
             MultiProcessCollector(everything)  # type: ignore[no-untyped-call]
-            return generate_latest(everything)
+            return read(everything)
         except (OSError, ValueError):
             # The folder is gone, and with it the supervisor: this worker is about to end.
-            return generate_latest(self.registry)
+            return read(self.registry)
 
     def show_model(self, labels: dict[str, str]) -> None:
         """Says which model is served: its `name`, `revision` and `kernel`."""

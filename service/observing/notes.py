@@ -12,6 +12,13 @@ from typing import Any
 
 from structlog.types import EventDict
 
+from tritserve.service.errors import ServiceError
+
+# What errors tell of a request beside their type. The message is none of them: it may quote what
+# was sent.
+_TOLD = ("field", "row", "timestep", "limit", "size")
+# Of a field that a client made up, only a plain name is logged.
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -28,6 +35,14 @@ def note(**fields: Any) -> None:
     noted = _fields.get()
     if noted is not None:
         noted.update(fields)
+
+
+def note_refusal(error: ServiceError) -> None:
+    """Notes why the current request is refused: the error's type, and where it was found."""
+    told = {name: error.details[name] for name in _TOLD if name in error.details}
+    if not _FIELD.fullmatch(str(told.get("field", ""))):
+        told.pop("field", None)
+    note(error=error.type, **told)
 
 
 def add_noted(_: Any, __: str, event: EventDict) -> EventDict:

@@ -2,25 +2,27 @@
 
     POST /embed, or a gRPC ModelInfer: decode -> queue -> compute -> encode
 
-Off unless OTEL_EXPORTER_OTLP_ENDPOINT says where spans go; all OTEL_ variables of the SDK count.
-A caller's W3C `traceparent` is the parent, the answer's `traceresponse` names the server span, and
-the log lines have the `trace_id`. The packages come with the extra `tracing`; nothing of them is
-imported while tracing is off.
+Off unless OTEL_EXPORTER_OTLP_ENDPOINT says where spans go, or OTEL_TRACES_EXPORTER is `otlp`; all
+OTEL_ variables of the SDK mean what they mean. They are often set for every process of a cluster,
+so that none of them keeps the service from starting: what cannot be had is a warning.
+A caller's W3C `traceparent` is the parent, unless OTEL_PROPAGATORS names another way; the answer's
+`traceresponse` names the server span, and the log lines have the `trace_id`. The packages come with
+the extra `tracing`; nothing of them is imported while tracing is off.
 """
 
 import logging
+import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tritserve.service.observing.notes import note
 from tritserve.service.paths import is_polled
-from tritserve.service.settings import SettingsError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+PROPAGATORS = "OTEL_PROPAGATORS"
+# `otlp`, and the SDK's own name of it over HTTP.
+EXPORTERS = {"otlp", "otlp_proto_http"}
+HTTP = "http/protobuf"
 FLUSH_SECONDS = 2.0
 
 _tracer: ContextVar["Tracer | None"] = ContextVar("tracer", default=None)
@@ -36,34 +42,74 @@ _nothing = nullcontext()
 log = logging.getLogger("tritserve")
 
 
-def start(environment: Mapping[str, str]) -> "TracerProvider | None":
-    """Where spans go as the environment says, or None if tracing is off.
+def pass_over_unknown_propagators() -> None:
+    """Takes out of OTEL_PROPAGATORS what is not installed; the log warns of it.
 
-    Raises:
-        SettingsError: it is asked for, but cannot be had.
+    FastAPI imports OpenTelemetry's API, tracing or not, and that import fails of such a name: so
+    this comes before it.
     """
-    disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    if disabled or not any(environment.get(name) for name in ENDPOINTS):
+    given = [name.strip() for name in os.environ.get(PROPAGATORS, "").split(",") if name.strip()]
+    known = [
+        name
+        for name in given
+        if name.lower() == "none" or entry_points(group="opentelemetry_propagator", name=name)
+    ]
+    if known == given:
+        return
+    missing = ", ".join(name for name in given if name not in known)
+    log.warning("%s names %s, which is not installed and is passed over", PROPAGATORS, missing)
+    os.environ[PROPAGATORS] = ",".join(known)
+
+
+def start() -> "TracerProvider | None":
+    """Where spans go as the environment says; None if tracing is off, or cannot be had.
+
+    The log warns of what is asked for and cannot be had.
+    """
+    if not _asked_for():
         return None
-    protocol = next((environment[name] for name in PROTOCOLS if environment.get(name)), None)
-    if protocol not in {None, "http/protobuf"}:
-        raise SettingsError(f"traces are sent by http/protobuf, not by {protocol}")
+    protocol = next((os.environ[name] for name in PROTOCOLS if os.environ.get(name)), HTTP)
+    if protocol.strip() != HTTP:
+        log.warning("no traces: they are sent by %s, not by %s as OTEL_ asks", HTTP, protocol)
+        return None
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
-            OTLPSpanExporter,
-        )
-        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+        return _make_provider()
     except ModuleNotFoundError as error:
-        raise SettingsError(
-            f"tracing is on, but {error.name} is missing; install tritserve with its extra "
-            "'tracing'"
-        ) from error
-    about = {"service.version": version("tritserve")}
-    if not environment.get("OTEL_SERVICE_NAME"):
-        about["service.name"] = "tritserve"
-    provider = TracerProvider(resource=Resource.create(about), shutdown_on_exit=False)
+        log.warning(
+            "no traces: OTEL_ asks for them, but %s is missing; install tritserve with its extra "
+            "'tracing', or set OTEL_TRACES_EXPORTER=none",
+            error.name,
+        )
+    except Exception as error:
+        # The SDK refuses some values in errors of many kinds.
+        log.warning("no traces: an OTEL_ variable cannot be used: %s", error)
+    return None
+
+
+def _asked_for() -> bool:
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporters = {name.strip() for name in os.environ.get("OTEL_TRACES_EXPORTER", "").split(",")}
+    exporters.discard("")
+    if not exporters:
+        return any(os.environ.get(name) for name in ENDPOINTS)
+    if others := sorted(exporters - EXPORTERS - {"none"}):
+        log.warning("OTEL_TRACES_EXPORTER names %s; traces go by otlp only", ", ".join(others))
+    return not exporters.isdisjoint(EXPORTERS) and "none" not in exporters
+
+
+def _make_provider() -> "TracerProvider":
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+        OTLPSpanExporter,
+    )
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+    about = {"service.name": "tritserve", "service.version": version("tritserve")}
+    # What the environment says of the service comes before what it says of itself.
+    resource = Resource.create({**about, **OTELResourceDetector().detect().attributes})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 
@@ -99,12 +145,10 @@ class ServerSpans:
 
     def __init__(self, provider: "TracerProvider") -> None:
         from opentelemetry import trace  # noqa: PLC0415
-        from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
-            TraceContextTextMapPropagator,
-        )
+        from opentelemetry.propagate import get_global_textmap  # noqa: PLC0415
 
         self._tracer = provider.get_tracer("tritserve")
-        self._parent = TraceContextTextMapPropagator()
+        self._parent = get_global_textmap()
         self._kind = trace.SpanKind.SERVER
         self._failed = trace.StatusCode.ERROR
 

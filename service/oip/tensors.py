@@ -16,15 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tritserve.model.sequences import Sequences
-from tritserve.service.errors import InvalidError, UnknownPathError
+from tritserve.service.errors import InvalidError
 from tritserve.service.forms.options import Options
 from tritserve.service.forms.wire import (
     EmbedAnswer,
     EmbedRequest,
     Limits,
-    check_request,
+    checked,
     to_sequences,
 )
+from tritserve.service.oip.parameters import RequestParameters
 
 Array = npt.NDArray[Any]
 
@@ -38,11 +39,32 @@ METHODS = {
         "ServerMetadata",
         "ModelMetadata",
         "ModelInfer",
+        "ModelConfig",
+        "ModelStatistics",
+        "RepositoryIndex",
     ),
     "grpc.health.v1.Health": ("Check",),
 }
+# What calls of any other method are counted under.
+OTHER = "other"
 DTYPES = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "INT32": "<i4", "INT64": "<i8"}
 DATATYPES = {"float16": "FP16", "float32": "FP32", "int8": "INT8", "uint8": "UINT8"}
+
+
+def check_shape(name: str, shape: Sequence[int]) -> None:
+    """Raises InvalidError unless an input of this shape has elements."""
+    if min(shape) < 0:
+        raise InvalidError(f"input '{name}' has shape {list(shape)}; sizes must be 1 or more")
+    if shape[0] == 0:
+        raise InvalidError(
+            f"the batch is empty: input '{name}' has shape {list(shape)}; "
+            "a batch needs at least one sequence"
+        )
+    if 0 in shape:
+        raise InvalidError(
+            f"input '{name}' of shape {list(shape)} is empty; a sequence needs at least one "
+            "timestep, a timestep at least one feature"
+        )
 
 
 def from_bytes(name: str, datatype: str, shape: Sequence[int], data: bytes) -> Array:
@@ -52,7 +74,7 @@ def from_bytes(name: str, datatype: str, shape: Sequence[int], data: bytes) -> A
         InvalidError: they are more or less than shape and datatype ask for.
     """
     dtype = np.dtype(DTYPES[datatype])
-    if min(shape) < 1 or dtype.itemsize * math.prod(shape) != len(data):
+    if dtype.itemsize * math.prod(shape) != len(data):
         raise InvalidError(
             f"input '{name}' of shape {list(shape)} and type {datatype} does not have "
             f"{len(data)} bytes"
@@ -66,7 +88,7 @@ def from_numbers(name: str, datatype: str, shape: Sequence[int], numbers: Array)
     Raises:
         InvalidError: there are more or fewer than shape asks for.
     """
-    if min(shape) < 1 or len(numbers) != math.prod(shape):
+    if len(numbers) != math.prod(shape):
         raise InvalidError(
             f"input '{name}' of shape {list(shape)} and type {datatype} does not have "
             f"{len(numbers)} numbers"
@@ -74,7 +96,9 @@ def from_numbers(name: str, datatype: str, shape: Sequence[int], numbers: Array)
     return numbers.reshape(shape)
 
 
-def to_request(tensors: dict[str, Array], options: Options, limits: Limits) -> EmbedRequest:
+def to_request(
+    tensors: dict[str, Array], parameters: RequestParameters, limits: Limits
+) -> EmbedRequest:
     """The request that inputs make, checked.
 
     Raises:
@@ -82,9 +106,8 @@ def to_request(tensors: dict[str, Array], options: Options, limits: Limits) -> E
     """
     if "values" not in tensors:
         raise InvalidError("the input 'values' is missing")
-    request = EmbedRequest(_to_sequences(tensors["values"], tensors.get("lengths")), options)
-    check_request(request, limits)
-    return request
+    sequences = _to_sequences(tensors["values"], tensors.get("lengths"))
+    return checked(EmbedRequest(sequences, parameters, parameters.timeout_seconds), limits)
 
 
 def _to_sequences(values: Array, lengths: Array | None) -> Sequences:
@@ -127,32 +150,3 @@ def read_output(answer: EmbedAnswer, name: str) -> Array:
     array = answer.embeddings.scales if name == "scales" else answer.embeddings.rows
     assert array is not None
     return array
-
-
-def server_metadata(version: str) -> dict[str, Any]:
-    """What the server says of itself."""
-    return {"name": "tritserve", "version": version, "extensions": ["binary_tensor_data"]}
-
-
-def model_metadata(name: str, embed_dim: int, hidden_size: int) -> dict[str, Any]:
-    """What the server says of its model."""
-    return {
-        "name": name,
-        "versions": [MODEL_VERSION],
-        "platform": "tritserve",
-        "inputs": [
-            {"name": "values", "datatype": "FP32", "shape": [-1, embed_dim]},
-            {"name": "lengths", "datatype": "INT64", "shape": [-1]},
-        ],
-        "outputs": [{"name": "embeddings", "datatype": "FP32", "shape": [-1, hidden_size]}],
-    }
-
-
-def check_model(given: str, served: str, version: str | None) -> None:
-    """Raises UnknownPathError unless the model asked for is the one that is served."""
-    if given != served:
-        raise UnknownPathError(f"there is no model {given[:200]!r}, only {served!r}")
-    if version not in {None, MODEL_VERSION}:
-        raise UnknownPathError(
-            f"{served!r} has no version {version[:200]!r}, only {MODEL_VERSION!r}"
-        )

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import ssl
 
 from tritserve.model.errors import UserError
@@ -24,28 +25,41 @@ def check_ready(settings: Settings, seconds: float) -> None:
     Raises:
         NotReadyError: it is not ready, or does not answer.
     """
-    host = ANY_ADDRESS.get(settings.host, settings.host)
-    connection: http.client.HTTPConnection
-    if settings.ssl_certfile:
-        # The certificate is that of the service's name, not of this machine's own address.
-        unverified = ssl.create_default_context()
-        unverified.check_hostname = False
-        unverified.verify_mode = ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(
-            host, settings.port, timeout=seconds, context=unverified
-        )
-    else:
-        connection = http.client.HTTPConnection(host, settings.port, timeout=seconds)
+    connection = http.client.HTTPConnection("localhost")
     try:
+        connection.sock = _connect(settings, seconds)
         connection.request("GET", "/health/ready")
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException) as error:
-        raise NotReadyError(f"no answer from {host}, port {settings.port}: {error}") from error
+        raise NotReadyError(f"no answer from {_place(settings)}: {error}") from error
     finally:
         connection.close()
     if answer.status != http.client.OK:
         raise NotReadyError(f"not ready: {_reason(body) or answer.reason}")
+
+
+def _connect(settings: Settings, seconds: float) -> socket.socket:
+    if settings.socket_path:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(seconds)
+        connection.connect(str(settings.socket_path))
+    else:
+        host = ANY_ADDRESS.get(settings.host, settings.host)
+        connection = socket.create_connection((host, settings.port), timeout=seconds)
+    if not settings.ssl_certfile:
+        return connection
+    # The certificate is that of the service's name, not of this machine's own address.
+    unverified = ssl.create_default_context()
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+    return unverified.wrap_socket(connection)
+
+
+def _place(settings: Settings) -> str:
+    if settings.socket_path:
+        return settings.host
+    return f"{ANY_ADDRESS.get(settings.host, settings.host)}, port {settings.port}"
 
 
 def _reason(body: bytes) -> str:

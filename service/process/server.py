@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,6 +23,7 @@ import uvicorn
 from tritserve.service.app import create_app
 from tritserve.service.embedding.served import load_engine
 from tritserve.service.embedding.service import EmbeddingService
+from tritserve.service.http import listening
 from tritserve.service.http.connections import guarded
 from tritserve.service.http.credentials import Credentials
 from tritserve.service.http.tls import Handshakes
@@ -49,10 +50,12 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         service: EmbeddingService,
         traces: "TracerProvider | None",
+        worker: int | None,
     ) -> None:
         super().__init__(config)
         self._service = service
         self._traces = traces
+        self._worker = worker
         self._asked_to_exit = False
         self._accepting: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -104,6 +107,8 @@ class _Server(uvicorn.Server):
         self._leave()
 
     def _leave(self) -> NoReturn:
+        if self._worker is None:
+            listening.remove(self._service.settings)
         if self._traces:
             tracing.finish(self._traces)
         if not self._service.finished:
@@ -130,13 +135,11 @@ def check(settings: Settings) -> None:
     grpc_extra.check(settings)
     Credentials(settings)
     grpc_extra.check_port(settings)
-    if traces := tracing.start(os.environ):
-        tracing.finish(traces)
 
 
 def run(
     settings: Settings,
-    listener: socket.socket | None = None,
+    listeners: Sequence[socket.socket] = (),
     reload_others: Callable[[], None] = lambda: None,
     worker: int | None = None,
 ) -> None:
@@ -144,7 +147,7 @@ def run(
 
     Args:
         settings: of the service.
-        listener: a listening socket to use instead of the settings' address.
+        listeners: listening sockets to use instead of the settings' address.
         reload_others: makes the other workers load the packed file again.
         worker: this process's place among several.
 
@@ -154,12 +157,12 @@ def run(
     """
     logs.configure(settings, worker)
     open_files.allow(settings)
-    traces = tracing.start(os.environ)
+    traces = tracing.start()
     app = create_app(settings, load_engine(settings), traces, reload_others)
     service: EmbeddingService = app.state.service
     tls = service.credentials.context is not None
     # Not uvicorn's: what keeps it from listening is an error like others, and the port is known.
-    listener = listener or settings.listen(settings.port)
+    listeners = listeners or listening.listen(settings, settings.port)
     config = uvicorn.Config(
         app,
         http=guarded(settings, service.metrics),
@@ -172,11 +175,15 @@ def run(
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
     scheme = "https" if tls else "http"
-    service.address = f"{scheme}://{settings.url_host}:{listener.getsockname()[1]}"
+    service.address = (
+        settings.host
+        if settings.socket_path
+        else f"{scheme}://{settings.url_host}:{listeners[0].getsockname()[1]}"
+    )
     # The event loop and the engine hand the interpreter to each other with every batch; at the
     # default of 5 ms the engine would wait for it as long as it computes.
     sys.setswitchinterval(SWITCH_SECONDS)
     # What is there now lives as long as the process: no use in looking through it for garbage.
     gc.collect()
     gc.freeze()
-    _Server(config, service, traces).run([listener])
+    _Server(config, service, traces, worker).run([*listeners])

@@ -1,5 +1,6 @@
 """A real `tritserve serve` process on a free port."""
 
+import json
 import os
 import socket
 import ssl
@@ -9,8 +10,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+
+
+def free_port() -> int:
+    """A port on which nobody listens now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 @contextmanager
@@ -19,18 +30,17 @@ def serving(
     log: Path,
     environment: dict[str, str] | None = None,
     verify: ssl.SSLContext | None = None,
+    python: str | Path = sys.executable,
     program: Sequence[str | Path] = ("-m", "tritserve"),
     started: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Yields the base URL and the process once the service is ready.
 
-    It is asked over TLS if `verify` says whom to trust. `program` is what Python runs;
-    `started` is called before the service is ready.
+    It is asked over TLS if `verify` says whom to trust. `program` is what
+    `python` runs; `started` is called before the service is ready.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, *program, "serve", "--port", str(port), *arguments]
+    port = free_port()
+    command = [python, *program, "serve", "--port", str(port), *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -83,6 +93,24 @@ def wait_until_ready(
             pass
         time.sleep(0.02)
     raise AssertionError(f"the service did not become ready:\n{log.read_text()}")
+
+
+def address(url: str) -> tuple[str, int]:
+    """The host and port of a base URL."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    assert parts.port
+    return parts.hostname, parts.port
+
+
+def connect(url: str) -> socket.socket:
+    """A bare connection to the server at a base URL, before any TLS."""
+    return socket.create_connection(address(url), timeout=20)
+
+
+def log_lines(log: Path) -> list[dict[str, Any]]:
+    """Every line of a log so far; one that is not JSON is an error."""
+    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:

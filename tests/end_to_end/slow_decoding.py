@@ -9,7 +9,7 @@ from tritserve.service.oip.rest.form import InferForm
 
 
 def decode(*_):
-    print("decoding", flush=True)
+    print('{"event": "decoding"}', flush=True)
     time.sleep(60)
 
 

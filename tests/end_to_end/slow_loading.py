@@ -9,7 +9,7 @@ load = Engine.load
 
 
 def load_slowly(*arguments, **options):
-    print("loading", flush=True)
+    print('{"event": "loading"}', flush=True)
     time.sleep(1)
     return load(*arguments, **options)
 

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 from tests.builders import npy, random_packed
-from tests.end_to_end.server import refused_start, serving, wait_for
+from tests.end_to_end.server import address, connect, refused_start, serving, wait_for
 from tritserve.service.http.connections import MAX_PIPELINED, SPARE_CONNECTIONS, guarded
 from tritserve.service.observing.metrics import Metrics
 from tritserve.service.settings import Settings
@@ -40,11 +40,6 @@ def url(tmp_path_factory):
     random_packed(folder / "m", embed_dim=1, hidden_size=512, num_layers=1, window_size=9)
     with serving("--model", folder / "m", log=folder / "log", environment=LIMITS) as (url, _):
         yield url
-
-
-def connect(url):
-    host, port = url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=5)
 
 
 def drip(connection, pieces, pause=0.05):
@@ -223,6 +218,19 @@ def test_a_request_has_one_host(url, line, headers, expected):
         assert "Host headers; it must have one" in body["error"]["message"]
 
 
+@pytest.mark.parametrize(("version", "interim"), [(b"1.0", False), (b"1.1", True)])
+def test_only_who_knows_of_an_interim_answer_gets_one(url, version, interim):
+    body = b'{"sequences": [[[0.0]]]}'
+    head = POST.replace(b"1.1", version) + b"Expect: 100-continue\r\nConnection: close\r\n"
+    with connect(url) as connection:
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        received = b""
+        while data := connection.recv(65536):
+            received += data
+    assert received.startswith(b"HTTP/1.1 100 ") == interim
+    assert received.count(b"HTTP/1.1 200 ") == 1
+
+
 def test_rubbish_after_a_request_gets_no_answer_that_could_pass_for_the_requests(url):
     body = b'{"sequences": [[[0.0]]]}'
     with connect(url) as connection:
@@ -239,9 +247,8 @@ def ask_for_much(url):
     head = POST.replace(b"json", b"x-npy") + b"Accept: application/x-npy\r\n"
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-    connection.settimeout(5)
-    host, port = url.removeprefix("http://").split(":")
-    connection.connect((host, int(port)))
+    connection.settimeout(20)
+    connection.connect(address(url))
     connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     return connection
 

@@ -9,7 +9,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.end_to_end.server import serving, wait_until_served
+from tests.end_to_end.server import address, serving, wait_until_served
 from tests.end_to_end.test_connections import certificate
 from tests.end_to_end.test_triton_client import MODEL, free_port
 
@@ -36,10 +36,9 @@ def test_a_reload_reads_keys_and_certificate_again(tmp_path, workers):
     first = ssl.create_default_context(cafile=cert)
     arguments = "--workers", workers
     with serving(*arguments, log=log, environment=environment, verify=first) as (url, process):
-        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
 
         def shown():
-            return {ssl.get_server_certificate(address) for _ in range(TRIES)}
+            return {ssl.get_server_certificate(address(url)) for _ in range(TRIES)}
 
         def statuses(secret):
             trust = ssl.create_default_context(cafile=cert)

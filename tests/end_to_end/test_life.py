@@ -1,6 +1,5 @@
 """A real server process: how it starts, drains, reloads and ends."""
 
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,8 @@ import pytest
 
 from tests.builders import ATTACKS, DATA, npy, random_packed
 from tests.end_to_end.server import (
+    connect,
+    log_lines,
     refused_start,
     run_command,
     serving,
@@ -49,11 +50,6 @@ def large_batch(count=24):
 def embed(url, batch):
     with Client(url, retry_seconds=0) as client:
         return client.embed(batch)
-
-
-def connect(url):
-    host, port = url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=20)
 
 
 def queued(url):
@@ -150,10 +146,6 @@ def test_what_cannot_finish_in_time_is_answered_and_the_process_ends(slow_model,
         assert process.wait(10) == 1
 
 
-def lines(log):
-    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-
-
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_no_thread_keeps_the_process_alive(tmp_path, workers):
     log = tmp_path / "log"
@@ -193,7 +185,7 @@ def test_no_thread_keeps_the_process_alive(tmp_path, workers):
         assert process.wait(20) == 1
         assert time.monotonic() - start < 4
     assert "Traceback" not in log.read_text()
-    requests = [line for line in lines(log) if line["event"] == "request"]
+    requests = [line for line in log_lines(log) if line["event"] == "request"]
     assert [line["status"] for line in requests if line["method"] == "POST"] == [503] * 3
 
 
@@ -240,7 +232,7 @@ def test_a_reload_that_does_not_end_keeps_nothing_alive(tmp_path):
         assert answer.status_code == 503
         assert answer.json()["error"]["type"] == "unavailable"
         assert process.wait(10) == 0
-    (line,) = [line for line in lines(log) if line.get("route") == "/admin/reload"]
+    (line,) = [line for line in log_lines(log) if line.get("route") == "/admin/reload"]
     assert line["status"] == 503
 
 

@@ -143,7 +143,8 @@ def test_evaluate_tells_the_accuracy_of_each_probe():
     assert min(accuracies.values()) > 0.97
 
 
-def test_a_recipe_by_rule_is_printed_for_a_data_set(tmp_path):
+def test_a_recipe_by_rule_is_printed_for_a_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     printed = run(["recipe", VOWELS, "--quantize", "binary", "--without-labels"])
     (tmp_path / "made.toml").write_text(printed)
     made = read_recipe(tmp_path / "made.toml")

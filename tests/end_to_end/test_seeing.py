@@ -1,10 +1,8 @@
 """What an operator sees of a real server process."""
 
 import gzip
-import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,8 +15,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.builders import random_packed
-from tests.end_to_end.server import refused_start, serving, wait_for
+from tests.end_to_end.server import connect, log_lines, refused_start, serving, wait_for
 from tritserve.model.pretrained import DEFAULT_MODEL
+from tritserve.service.http.listening import listen
 from tritserve.service.settings import Settings
 
 ENVIRONMENT = {
@@ -26,12 +25,6 @@ ENVIRONMENT = {
     "TRITSERVE_ADMIN_KEY": "hush-hush-too",
     "TRITSERVE_LOG_LEVEL": "debug",
 }
-
-
-def parse(text):
-    """Every line, but for what nanobind itself may write when a process ends."""
-    noise = ("nanobind:", " - leaked", "See https://nanobind")
-    return [json.loads(line) for line in text.splitlines() if not line.startswith(noise)]
 
 
 def test_every_line_of_the_log_is_json_without_keys_or_payloads(tmp_path):
@@ -42,8 +35,7 @@ def test_every_line_of_the_log_is_json_without_keys_or_payloads(tmp_path):
         assert httpx.post(f"{url}/embed", json=body, headers=key).status_code == 200
         wrong = {"Authorization": "Bearer hush-wrong"}
         assert httpx.get(f"{url}/info?key=hush-query", headers=wrong).status_code == 401
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=5) as connection:
+        with connect(url) as connection:
             connection.sendall(b"hush-rubbish\r\n\r\n")
             assert b"400" in connection.recv(4096)
         admin = {"Authorization": "Bearer hush-hush-too"}
@@ -53,7 +45,7 @@ def test_every_line_of_the_log_is_json_without_keys_or_payloads(tmp_path):
     text = log.read_text()
     assert "hush" not in text
     assert "0.515625" not in text
-    lines = parse(text)
+    lines = log_lines(log)
     assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
     events = " ".join(line["event"] for line in lines)
     assert "Started server process" in events, "uvicorn's lines are missing"
@@ -64,7 +56,7 @@ def test_every_line_of_the_log_is_json_without_keys_or_payloads(tmp_path):
 
 def served(log):
     """The lines that tell what is served, without what differs from run to run."""
-    lines = [line for line in parse(log.read_text()) if line["event"] == "now serving"]
+    lines = [line for line in log_lines(log) if line["event"] == "now serving"]
     return [{k: v for k, v in line.items() if k != "timestamp"} for line in lines]
 
 
@@ -90,8 +82,8 @@ def test_the_log_says_what_is_served_and_where(tmp_path):
 
 
 @contextmanager
-def serving_anywhere(log, *arguments):
-    """A service on a port that only its log tells."""
+def serving_anywhere(log, *arguments, **options):
+    """A service on a port that only its log tells; options are those of `Popen`."""
     command = [
         sys.executable,
         "-m",
@@ -101,9 +93,9 @@ def serving_anywhere(log, *arguments):
         "0",
         *arguments,
     ]
-    with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
+    with log.open("wb") as output, subprocess.Popen(command, stderr=output, **options) as process:
         try:
-            yield
+            yield process
         finally:
             process.terminate()
             assert process.wait(20) == 0
@@ -112,7 +104,7 @@ def serving_anywhere(log, *arguments):
 @pytest.mark.parametrize(("host", "written"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
 def test_the_log_tells_the_port_that_was_free(tmp_path, host, written):
     try:
-        Settings(host=host).listen(0).close()
+        listen(Settings(host=host), 0)[0].close()
     except OSError:
         pytest.skip(f"this machine has no {host}")
     log = tmp_path / "log"
@@ -131,7 +123,7 @@ def test_workers_say_which_they_are_and_where_they_serve(tmp_path):
         assert {line["worker"] for line in served(log)} == {0, 1}
         (url,) = {line["address"] for line in served(log)}
         assert httpx.get(f"{url}/info").status_code == 200
-    lines = parse(log.read_text())
+    lines = log_lines(log)
     assert {line["worker"] for line in lines if "finishing" in line["event"]} == {0, 1}
     (request,) = [line for line in lines if line["event"] == "request"]
     assert request["worker"] in {0, 1}
@@ -187,7 +179,27 @@ def test_a_collector_that_is_away_harms_nothing(tmp_path):
         process.terminate()
         assert process.wait(20) == 0
         assert time.monotonic() - start < 5
-    parse((tmp_path / "log").read_text())
+    log_lines(tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "warning"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "not by grpc"),
+        ("OTEL_PROPAGATORS", "tracecontext,b3", "OTEL_PROPAGATORS names b3"),
+    ],
+)
+def test_what_is_set_for_a_whole_cluster_keeps_no_service_from_starting(
+    tmp_path, name, value, warning
+):
+    log = tmp_path / "log"
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", name: value}
+    with serving("--workers", "2", log=log, environment=environment) as (url, process):
+        assert httpx.get(f"{url}/info").status_code == 200
+        process.terminate()
+        assert process.wait(20) == 0
+    warnings = [line["event"] for line in log_lines(log) if line["level"] == "warning"]
+    assert any(warning in event for event in warnings)
 
 
 @pytest.mark.parametrize(
@@ -195,13 +207,6 @@ def test_a_collector_that_is_away_harms_nothing(tmp_path):
     [
         ({"TRITSERVE_API_KEYS": "a,,hush"}, "an empty key"),
         ({"TRITSERVE_SSL_KEYFILE": __file__}, "without TRITSERVE_SSL_CERTFILE"),
-        (
-            {
-                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
-                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-            },
-            "not by grpc",
-        ),
     ],
 )
 def test_settings_that_no_worker_could_start_with_end_the_supervisor(environment, message):

@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from tests.builders import DATA, random_packed
-from tests.end_to_end.server import run_command, serving
+from tests.end_to_end.server import free_port, run_command, serving
 from tests.end_to_end.test_connections import certificate
 from tests.end_to_end.test_life import SLOW, first, large_batch, queued, wait_for
 from tritserve.model.data.dataset import load
@@ -27,12 +28,6 @@ from tritserve.service.oip.grpc import messages as grpc_messages
 
 MODEL = "japanese-vowels"
 HTTP, GRPC = tritonclient.http, tritonclient.grpc
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -166,12 +161,68 @@ def test_they_are_told_what_was_wrong(client, sequences):
         client.infer(MODEL, inputs(client.library, damaged))
     with pytest.raises(InferenceServerException, match="no model 'other'"):
         client.infer("other", inputs(client.library, sequences))
-    with pytest.raises(InferenceServerException, match="priority"):
-        client.infer(MODEL, inputs(client.library, sequences), priority=1)
+    with pytest.raises(InferenceServerException, match="no state is kept between requests"):
+        client.infer(MODEL, inputs(client.library, sequences), sequence_id=7, sequence_start=True)
+    with pytest.raises(InferenceServerException, match="nothing is classified"):
+        asked = [client.library.InferRequestedOutput("embeddings", class_count=3)]
+        client.infer(MODEL, inputs(client.library, sequences), outputs=asked)
+    with pytest.raises(InferenceServerException, match="time limit passed"):
+        client.infer(MODEL, inputs(client.library, sequences), timeout=1)
+    empty = client.library.InferInput("values", [0, 5, 12], "FP32")
+    empty.set_data_from_numpy(np.empty((0, 5, 12), np.float32))
+    with pytest.raises(InferenceServerException, match=r"the batch is empty: .*\[0, 5, 12\]"):
+        client.infer(MODEL, [empty])
+
+
+def test_they_say_how_to_schedule_a_request(client, sequences, expected):
+    hints = {"priority": 1, "timeout": 60_000_000, "parameters": {"content_type": "np"}}
+    result = client.infer(MODEL, inputs(client.library, sequences), **hints)
+    assert result.as_numpy("embeddings").tobytes() == expected.tobytes()
+
+
+def test_compressed_answers_may_be_asked_for(addresses, sequences, expected):
+    with HTTP.InferenceServerClient(addresses[HTTP]) as client:
+        for algorithm in ("gzip", "deflate"):
+            got = client.infer(
+                MODEL, inputs(HTTP, sequences), response_compression_algorithm=algorithm
+            )
+            assert got.as_numpy("embeddings").tobytes() == expected.tobytes()
+
+
+def test_they_read_configuration_statistics_and_index(client, sequences):
+    # The gRPC client gives these as messages, unless asked for dictionaries; 64 bits as strings.
+    is_grpc = client.library is GRPC
+    options = {"as_json": True} if is_grpc else {}
+    config = client.get_model_config(MODEL, "1", **options)
+    config = config["config"] if is_grpc else config
+    assert config["input"][0]["data_type"] == "TYPE_FP32"
+    assert [int(size) for size in config["input"][0]["dims"]] == [-1, 12]
+    before = client.get_inference_statistics(MODEL, "1", **options)["model_stats"][0]
+    client.infer(MODEL, inputs(client.library, sequences))
+    (after,) = client.get_inference_statistics(**options)["model_stats"]
+    assert int(after["inference_count"]) - int(before.get("inference_count", 0)) == len(sequences)
+    assert int(after["inference_stats"]["success"]["ns"]) > 0
+    index = client.get_model_repository_index(**options)
+    (model,) = index["models"] if is_grpc else index
+    assert (model["name"], model["state"]) == (MODEL, "READY")
+
+
+def test_a_method_that_is_not_there_says_what_is(addresses):
+    with GRPC.InferenceServerClient(addresses[GRPC]) as client:
+        with pytest.raises(InferenceServerException, match=r"no method /.*Load; .*ModelInfer"):
+            client.load_model(MODEL)
+        answers = SimpleQueue()
+        client.start_stream(lambda result, error: answers.put(error))
+        message = str(answers.get(timeout=20))
+        assert "no method /inference.GRPCInferenceService/ModelStreamInfer" in message
+        client.stop_stream()
 
 
 def test_our_messages_are_those_of_the_protocol():
-    """Each of ours, field by field, has the type and number that Triton's client has."""
+    """Each of ours, field by field, has the type and number that Triton's client has.
+
+    A message that clients send has all of the fields: none would be passed over unseen.
+    """
     theirs = service_pb2.DESCRIPTOR
     assert grpc_messages.SERVICE.full_name == "inference.GRPCInferenceService"
     methods = theirs.services_by_name["GRPCInferenceService"].methods_by_name
@@ -180,13 +231,24 @@ def test_our_messages_are_those_of_the_protocol():
         assert method.input_type.full_name == official.input_type.full_name
         assert method.output_type.full_name == official.output_type.full_name
     compared = 0
+    sent = [method.input_type.full_name for method in grpc_messages.SERVICE.methods]
     messages = list(grpc_messages.FILE.message_types_by_name.values())
     for ours in messages:
         messages += ours.nested_types
         official = theirs.pool.FindMessageTypeByName(ours.full_name)
-        assert [describe(f) for f in ours.fields] == [describe(f) for f in official.fields]
+        described = {describe(field) for field in official.fields}
+        assert {describe(field) for field in ours.fields} <= described
+        if ours.full_name.startswith(tuple(sent)):
+            assert len(ours.fields) == len(described), ours.full_name
         compared += len(ours.fields)
-    assert compared > 50
+    assert compared > 90
+    for ours in grpc_messages.FILE.enum_types_by_name.values():
+        official = theirs.pool.FindEnumTypeByName(ours.full_name)
+        assert values_of(ours) == values_of(official)
+
+
+def values_of(enumeration):
+    return [(value.name, value.number) for value in enumeration.values]
 
 
 def describe(field):
@@ -196,6 +258,7 @@ def describe(field):
         field.type,
         field.is_repeated,
         field.message_type and field.message_type.full_name,
+        field.enum_type and field.enum_type.full_name,
         field.containing_oneof and field.containing_oneof.name,
     )
 
@@ -233,6 +296,8 @@ def test_workers_share_the_port_and_finish_what_they_accepted(tmp_path, sequence
         for _ in range(3):
             got = client.infer(MODEL, inputs(GRPC, sequences)).as_numpy("embeddings")
             assert got.tobytes() == expected.tobytes()
+        (model,) = client.get_inference_statistics(MODEL).model_stats
+        assert model.inference_stats.success.count == 3, "whichever worker is asked"
         process.terminate()
         assert process.wait(20) == 0
         with pytest.raises(InferenceServerException):

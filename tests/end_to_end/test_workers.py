@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -14,6 +16,7 @@ import pytest
 from tests.builders import random_packed
 from tests.end_to_end.server import serving, wait_for
 from tritserve.model.pretrained import DEFAULT_MODEL
+from tritserve.service.process.shared_folder import PREFIX
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -35,6 +38,17 @@ def command_line(pid):
         return b""
 
 
+def shared_folder(process):
+    """Where the workers of a supervisor count together: it holds it open."""
+    opened = []
+    for file in Path(f"/proc/{process.pid}/fd").iterdir():
+        # It may be closed by now.
+        with suppress(FileNotFoundError):
+            opened.append(file.readlink())
+    (folder,) = [path for path in opened if path.name.startswith(PREFIX)]
+    return folder
+
+
 def test_workers_share_a_port_are_replaced_and_end_together(tmp_path):
     body = {"sequences": [[[0.0] * 12]]}
     with serving("--workers", "2", log=tmp_path / "log") as (url, process):
@@ -51,14 +65,17 @@ def test_workers_share_a_port_are_replaced_and_end_together(tmp_path):
 
 def test_workers_count_together(tmp_path):
     def metrics(url):
-        lines = httpx.get(f"{url}/metrics").text.splitlines()
+        lines = httpx.get(f"{url}/metrics", timeout=20).text.splitlines()
         return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
 
     def answered(url):
         return float(metrics(url)['tritserve_requests_total{route="/embed",status="200"}'])
 
-    folders = set(SHARED.glob("tritserve-*"))
-    with serving("--workers", "2", log=tmp_path / "log") as (url, process):
+    with (
+        serving("--workers", "2", log=tmp_path / "log") as (url, process),
+        ExitStack() as idle,
+    ):
+        folder = shared_folder(process)
         wait_for(lambda: metrics(url).get("tritserve_ready") == "1.0")
         assert answered(url) == 0
         for count in range(1, 31):
@@ -68,9 +85,8 @@ def test_workers_count_together(tmp_path):
         before = metrics(url)
         assert before["tritserve_batch_sequences_sum"] == "60.0"
         assert before["tritserve_timesteps_total"] == "60.0"
-        idle = [httpx.Client(base_url=url) for _ in range(20)]
-        for client in idle:
-            client.get("/health/live")
+        for _ in range(20):
+            idle.enter_context(httpx.Client(base_url=url)).get("/health/live")
         assert float(metrics(url)["tritserve_connections"]) == 21
         for victim in worker_pids(process):
             os.kill(victim, signal.SIGKILL)
@@ -81,11 +97,10 @@ def test_workers_count_together(tmp_path):
         assert float(metrics(url)["tritserve_connections"]) == 1
         (model,) = [name for name in metrics(url) if name.startswith("tritserve_model_info")]
         assert metrics(url)[model] == "1.0"
-        for client in idle:
-            client.close()
+        idle.close()
         process.terminate()
         assert process.wait(20) == 0, (tmp_path / "log").read_text()
-    assert set(SHARED.glob("tritserve-*")) <= folders
+    assert not folder.exists()
 
 
 def test_a_supervisor_gives_up_when_no_worker_can_start(tmp_path):
@@ -96,7 +111,7 @@ def test_a_supervisor_gives_up_when_no_worker_can_start(tmp_path):
         model.write_bytes(b"broken")
         for pid in worker_pids(process):
             os.kill(pid, signal.SIGKILL)
-        assert process.wait(60) == 1
+        assert process.wait(120) == 1
     assert "again and again" in log.read_text()
 
 
@@ -117,14 +132,50 @@ def test_a_reload_does_not_kill_workers_that_are_starting(tmp_path):
 
 
 def test_workers_end_when_their_supervisor_is_killed(tmp_path):
-    folders = set(SHARED.glob("tritserve-*"))
     with serving("--workers", "2", log=tmp_path / "log") as (_, process):
         wait_for(lambda: len(worker_pids(process)) == 2)
-        workers = worker_pids(process)
+        workers, folder = worker_pids(process), shared_folder(process)
         process.kill()
         process.wait()
         wait_for(lambda: not any(command_line(pid) for pid in workers))
-    assert set(SHARED.glob("tritserve-*")) <= folders
+    assert not folder.exists()
+
+
+def test_what_is_left_when_all_are_killed_at_once_goes_at_the_next_start(tmp_path):
+    kept = Path(tempfile.mkdtemp(prefix=PREFIX, dir=SHARED))
+    (kept / "precious").touch()
+    with serving("--workers", "2", log=tmp_path / "log") as (_, process):
+        wait_for(lambda: len(worker_pids(process)) == 2)
+        folder, killed = shared_folder(process), (process.pid, *worker_pids(process))
+        # Another supervisor leaves alone what the first one uses.
+        with serving("--workers", "2", log=tmp_path / "other"):
+            assert folder.exists()
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in killed:
+                os.kill(pid, number)
+        process.wait()
+        wait_for(lambda: not any(command_line(pid) for pid in killed))
+    with serving("--workers", "2", log=tmp_path / "log") as (_, process):
+        assert not folder.exists()
+        process.terminate()
+        assert process.wait(20) == 0
+    # What is not ours stays, whatever it is called.
+    assert (kept / "precious").exists()
+    shutil.rmtree(kept)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_folder_for_the_metrics_of_another_program_is_passed_over(tmp_path, workers):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name, folder in [("PROMETHEUS_MULTIPROC_DIR", other), ("prometheus_multiproc_dir", "/no")]:
+        environment = {name: str(folder)}
+        arguments = "--workers", workers
+        with serving(*arguments, log=tmp_path / "log", environment=environment) as (url, process):
+            assert "tritserve_requests_total" in httpx.get(f"{url}/metrics").text
+            process.terminate()
+            assert process.wait(20) == 0
+    assert not list(other.iterdir())
 
 
 def test_a_reload_by_request_reaches_all_workers(tmp_path):
@@ -149,10 +200,14 @@ def test_a_reload_by_request_reaches_all_workers(tmp_path):
 
         def reloaded():
             lines = map(json.loads, (tmp_path / "log").read_text().splitlines())
-            return {line["worker"] for line in lines if line.get("revision") == second}
+            return sorted(line["worker"] for line in lines if line.get("revision") == second)
 
-        wait_for(lambda: reloaded() == {0, 1, 2})
+        wait_for(lambda: set(reloaded()) == {0, 1, 2})
         assert revisions() == {second}
+        # Whoever was asked loads it once, as the others do: a later reload would come after more.
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: all(reloaded().count(worker) >= 2 for worker in range(3)))
+        assert reloaded() == [0, 0, 1, 1, 2, 2]
 
         model.write_bytes(b"broken")
         assert httpx.post(f"{url}/admin/reload", headers=key).status_code == 409

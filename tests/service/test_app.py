@@ -244,7 +244,7 @@ def test_info_tells_the_configuration(engine):
         assert set(info) == {
             *("name", "revision", "version", "config", "output_size", "bits_per_weight"),
             *("nominal_bits_per_weight", "bits_per_parameter", "parameters", "packed_bytes"),
-            *("kernel", "threads", "limits"),
+            *("kernel", "threads", "limits", "features"),
         }
 
     ask(engine, talk, max_sequences=7)
@@ -283,6 +283,10 @@ def test_a_deadline_is_kept(engine):
         await asyncio.sleep(0.05)
         late = await client.post("/embed", json=BODY, headers={"X-Request-Timeout-Ms": "50"})
         assert late.status_code == 504
+        # It waited too, for all of its time.
+        metrics = (await client.get("/metrics")).text
+        assert 'tritserve_queue_seconds_bucket{le="0.025"} 0.0' in metrics
+        assert "tritserve_queue_seconds_count 1.0" in metrics
         gate.set()
         assert (await held).status_code == 200
 
@@ -396,6 +400,7 @@ def test_metrics_are_there_from_the_start(engine):
             "tritserve_batch_sequences_count 0.0",
             'tritserve_queue_seconds_bucket{le="0.0001"} 0.0',
             "tritserve_compute_seconds_count 0.0",
+            "tritserve_decode_seconds_count 0.0",
             "tritserve_encode_seconds_count 0.0",
             "tritserve_rejected_total 0.0",
             "tritserve_cancelled_total 0.0",

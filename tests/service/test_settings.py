@@ -7,9 +7,10 @@ import pytest
 
 from tests.service.live import ask
 from tritserve.model.engine.engine import Engine, EngineError
+from tritserve.service.http.listening import listen
 from tritserve.service.settings import SettingsError, read_settings
 
-# What Kubernetes tells pods of a Service named tritserve.
+# What Kubernetes tells pods of the Services tritserve and tritserve-grpc.
 SERVICE_LINKS = {
     "TRITSERVE_SERVICE_HOST": "10.0.0.1",
     "TRITSERVE_SERVICE_PORT": "8000",
@@ -19,6 +20,11 @@ SERVICE_LINKS = {
     "TRITSERVE_PORT_8000_TCP_PROTO": "tcp",
     "TRITSERVE_PORT_8000_TCP_PORT": "8000",
     "TRITSERVE_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "TRITSERVE_GRPC_SERVICE_HOST": "10.0.0.3",
+    "TRITSERVE_GRPC_SERVICE_PORT": "8001",
+    "TRITSERVE_GRPC_PORT": "tcp://10.0.0.3:8001",
+    "TRITSERVE_GRPC_PORT_8001_TCP": "tcp://10.0.0.3:8001",
+    "TRITSERVE_GRPC_PORT_8001_TCP_ADDR": "10.0.0.3",
 }
 
 
@@ -55,6 +61,8 @@ def test_names_in_other_letters_are_no_settings(environment, name):
     [
         ("HOST", ""),
         ("HOST", "  "),
+        ("HOST", "unix:"),
+        ("HOST", "unix:here"),
         ("SEND_SECONDS", "inf"),
         ("DRAIN_SECONDS", "1e9"),
         ("STUCK_SECONDS", "nan"),
@@ -72,14 +80,16 @@ def test_what_is_out_of_range_is_an_error(environment, name, value):
 
 def test_two_colons_are_every_address(environment):
     environment({"TRITSERVE_HOST": "::"})
-    with read_settings().listen(0) as listening:
+    (listener,) = listen(read_settings(), 0)
+    with listener:
         for host in ("127.0.0.1", "::1"):
-            socket.create_connection((host, listening.getsockname()[1]), timeout=5).close()
+            socket.create_connection((host, listener.getsockname()[1]), timeout=5).close()
 
 
 def test_what_kubernetes_tells_of_a_service_is_no_setting(environment):
     environment(SERVICE_LINKS)
     assert read_settings().port == 8000
+    assert read_settings().grpc_port is None
     assert read_settings(port=7).port == 7
     environment({"TRITSERVE_PORT": "tcp://[fd00::1]:8000"})
     assert read_settings().port == 8000
@@ -98,6 +108,7 @@ def test_what_kubernetes_tells_of_a_service_is_no_setting(environment):
         ("TRITSERVE_PORT_8000", "10.0.0.1"),
         ("TRITSERVE_PORT", "tcp://10.0.0.1"),
         ("TRITSERVE_PORT", "http://10.0.0.1:8000"),
+        ("TRITSERVE_GRPC_PORT", "http://10.0.0.1:8001"),
         ("TRITSERVE_WORKERS", "tcp://10.0.0.1:8000"),
     ],
 )

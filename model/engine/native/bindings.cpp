@@ -1,4 +1,5 @@
-// The Python module model._native: an Encoder, and a PackedMatrix to test and time kernels with.
+// The Python module tritserve.model.engine._native: an Encoder, and a PackedMatrix to test and time
+// kernels with.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>

@@ -92,13 +92,13 @@ class Pass {
   void read(Range rows) const {
     const size_t features = s_.input_size(), width = row_stride(features);
     const Range mine = share(rows.size());
+    Inputs inputs(s_, own_.averages.data());
     for (size_t r = mine.begin; r < mine.end; ++r) {
       const size_t row = rows.begin + r;
       const Sequence& sequence = sequence_of(row);
       float* out =
           model_.has_input_projection ? block_.standardized.data() + r * width : x(row);
-      const float* values =
-          input(s_, sequence, row - sequence.first_row, own_.averages.data(), out);
+      const float* values = inputs.read(sequence, row - sequence.first_row, out);
       k_.standardize(values, model_.mean.data(), model_.std.data(), features, out);
     }
     meet_by_columns();

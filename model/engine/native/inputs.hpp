@@ -19,18 +19,6 @@ inline void average(const Settings& s, const Sequence& sequence, size_t row, flo
   for (size_t i = 0; i < n; ++i) out[i] /= static_cast<float>(end - begin);
 }
 
-// A row's features. Before them stand those of the rows that its differences need; `averages` has
-// room for all of these.
-inline const float* features(const Settings& s, const Sequence& sequence, size_t row,
-                             float* averages) {
-  const size_t n = s.embed_dim;
-  if (s.stride == 1) return sequence.values + row * n;
-  const size_t before = std::min(row, s.differences);
-  for (size_t i = 0; i <= before; ++i)
-    average(s, sequence, row - before + i, averages + i * n);
-  return averages + before * n;
-}
-
 // out [input_size] = a row's features followed by their differences, 0 where a sequence starts.
 inline void with_differences(const Settings& s, const float* features, size_t row, float* out) {
   const size_t n = s.embed_dim;
@@ -45,13 +33,41 @@ inline void with_differences(const Settings& s, const float* features, size_t ro
   }
 }
 
-// [input_size]; written to `out` where it is not just a row of the sequence's values.
-inline const float* input(const Settings& s, const Sequence& sequence, size_t row, float* averages,
-                          float* out) {
-  const float* found = features(s, sequence, row, averages);
-  if (!s.differences) return found;
-  with_differences(s, found, row, out);
-  return out;
-}
+// What rows are made from, one row after the other: what two neighbours need is averaged once.
+class Inputs {
+ public:
+  // `averages` has room for a row's features and, before them, those that its differences need.
+  Inputs(const Settings& settings, float* averages) : s_(settings), averages_(averages) {}
+
+  // [input_size]; written to `out` where it is not just a row of the sequence's values.
+  const float* read(const Sequence& sequence, size_t row, float* out) {
+    const float* found = features(sequence, row);
+    if (!s_.differences) return found;
+    with_differences(s_, found, row, out);
+    return out;
+  }
+
+ private:
+  const float* features(const Sequence& sequence, size_t row) {
+    const size_t n = s_.embed_dim;
+    if (s_.stride == 1) return sequence.values + row * n;
+    float* now = averages_ + s_.differences * n;
+    if (&sequence == sequence_ && row == row_ + 1) {
+      std::copy(averages_ + n, now + n, averages_);
+    } else {
+      for (size_t i = std::min(row, s_.differences); i; --i)
+        average(s_, sequence, row - i, now - i * n);
+    }
+    average(s_, sequence, row, now);
+    sequence_ = &sequence;
+    row_ = row;
+    return now;
+  }
+
+  const Settings& s_;
+  float* const averages_;
+  const Sequence* sequence_ = nullptr;  // of the row read last
+  size_t row_ = 0;
+};
 
 }  // namespace tritserve

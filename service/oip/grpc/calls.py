@@ -12,9 +12,8 @@ without a key hold calls for as long as they like.
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -31,21 +30,13 @@ from tritserve.service.errors import (
     UnparseableError,
 )
 from tritserve.service.http.security import bearer, is_one_of
-from tritserve.service.observing.notes import levels, name_request
+from tritserve.service.observing.notes import levels, name_request, note_refusal
 from tritserve.service.observing.tracing import ServerSpan, ServerSpans
-from tritserve.service.oip.grpc.form import GrpcForm, parse
-from tritserve.service.oip.grpc.messages import (
-    SERVICE,
-    ModelMetadataRequest,
-    ModelMetadataResponse,
-    ModelReadyRequest,
-    ModelReadyResponse,
-    ServerLiveResponse,
-    ServerMetadataResponse,
-    ServerReadyResponse,
-)
+from tritserve.service.oip.grpc.describing import ASKING, Describer
+from tritserve.service.oip.grpc.form import GrpcForm
+from tritserve.service.oip.grpc.messages import SERVICE
 from tritserve.service.oip.grpc.reading import Context, MessageReader
-from tritserve.service.oip.tensors import check_model, model_metadata, server_metadata
+from tritserve.service.oip.tensors import METHODS, OTHER
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -54,11 +45,7 @@ if TYPE_CHECKING:
 MAX_DETAILS = 1000
 # Health is for probes, which have no key.
 OPEN_METHODS = {"ServerLive", "ServerReady", "Check"}
-# The messages of the others are empty, and not looked at.
-NAMING_METHODS = {"ModelReady", "ModelMetadata"}
 MAX_DESCRIBE_BYTES = 4096
-# Messages of gRPC's own health protocol: their first field is the status.
-SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
 CODES = {
     200: grpc.StatusCode.OK,
@@ -70,9 +57,12 @@ CODES = {
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     499: grpc.StatusCode.CANCELLED,
     500: grpc.StatusCode.INTERNAL,
+    501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+
+UNIMPLEMENTED = 501
 
 log = logging.getLogger("tritserve")
 
@@ -87,6 +77,7 @@ class Calls:
 
     def __init__(self, service: EmbeddingService, traces: "TracerProvider | None") -> None:
         self._service = service
+        self._describer = Describer(service)
         self._spans = ServerSpans(traces) if traces else None
         settings = service.settings
         # As many at once as the budget of bodies has room for.
@@ -111,6 +102,7 @@ class Calls:
                     await _send(context, answer)
                 status = 200
             except ServiceError as error:
+                note_refusal(error)
                 failure = error.status, error.message, error.headers
             except Exception as error:
                 log.error("a bug in answering %s", method, exc_info=error)
@@ -126,6 +118,14 @@ class Calls:
         if failure and not context.done():
             await context.abort(CODES[status], _details(failure[1]), tuple(trailing))
         context.set_trailing_metadata(tuple(trailing))
+
+    async def refuse(self, path: str, _: AsyncIterator[bytes], context: Context) -> None:
+        """One call of a method that is not there; its message is not read."""
+        trailing = (("x-request-id", name_request(_read_metadata(context)).decode()),)
+        self._count(OTHER, UNIMPLEMENTED, 0.0)
+        there = "; ".join(f"{name}: {', '.join(methods)}" for name, methods in METHODS.items())
+        message = f"there is no method {path[:200]}; there are, of {there}"
+        await context.abort(CODES[UNIMPLEMENTED], _details(message), trailing)
 
     def _trace(
         self, method: str, metadata: list[tuple[bytes, bytes]]
@@ -148,7 +148,7 @@ class Calls:
         self, method: str, metadata: dict[bytes, bytes], context: Context, hold: ExitStack
     ) -> bytes:
         if method in OPEN_METHODS:
-            return self._describe(method, b"")
+            return await self._describer.describe(method, b"")
         limit = self._service.settings.max_connections
         if self._open >= limit:
             self._service.metrics.refused_connections.labels("too_many").inc()
@@ -160,13 +160,13 @@ class Calls:
             raise UnauthorizedError("this needs an API key: authorization: Bearer <key>")
         if method == "ModelInfer":
             return await self._infer(context, hold.enter_context(self._service.accept()))
-        message = await self._reader.read(context) if method in NAMING_METHODS else b""
+        message = await self._reader.read(context) if method in ASKING else b""
         if len(message) > MAX_DESCRIBE_BYTES:
             raise UnparseableError(
                 f"the message has {len(message)} bytes; one of {method} has at most "
                 f"{MAX_DESCRIBE_BYTES}"
             )
-        return self._describe(method, message)
+        return await self._describer.describe(method, message)
 
     def _end(self) -> None:
         self._open -= 1
@@ -183,29 +183,6 @@ class Calls:
         accepted.lease.shrink(2 * len(answer))
         return answer
 
-    def _describe(self, method: str, body: bytes) -> bytes:
-        if method == "Check":
-            return SERVING if _holds(self._service.check_ready) else NOT_SERVING
-        serialized: bytes = self._description(method, body).SerializeToString()
-        return serialized
-
-    def _description(self, method: str, body: bytes) -> Any:
-        service = self._service
-        if method == "ServerLive":
-            return ServerLiveResponse(live=_holds(service.check_live))
-        if method == "ServerReady":
-            return ServerReadyResponse(ready=_holds(service.check_ready))
-        if method == "ServerMetadata":
-            return ServerMetadataResponse(**server_metadata(version("tritserve")))
-        kind = ModelReadyRequest if method == "ModelReady" else ModelMetadataRequest
-        request = parse(kind, body)
-        name = service.served.about["name"]
-        check_model(request.name, name, request.version or None)
-        if method == "ModelReady":
-            return ModelReadyResponse(ready=_holds(service.check_ready))
-        config = service.served.engine.model.config
-        return ModelMetadataResponse(**model_metadata(name, config.embed_dim, config.hidden_size))
-
 
 async def _send(context: Context, answer: bytes) -> None:
     try:
@@ -217,13 +194,6 @@ async def _send(context: Context, answer: bytes) -> None:
 def _details(message: str) -> str:
     """What of a message fits among the headers, where other letters take several times theirs."""
     return message.encode("ascii", "backslashreplace").decode()[:MAX_DETAILS]
-
-
-def _holds(check: Any) -> bool:
-    with suppress(UnavailableError):
-        check()
-        return True
-    return False
 
 
 def _read_metadata(context: Context) -> list[tuple[bytes, bytes]]:

@@ -8,7 +8,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from tritserve.service.embedding.service import EmbeddingService
-from tritserve.service.oip.tensors import METHODS
+from tritserve.service.http import listening
+from tritserve.service.oip.tensors import METHODS, OTHER
 from tritserve.service.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ def routes(settings: Settings) -> tuple[str, ...]:
     """Under which gRPC requests are counted."""
     if settings.grpc_port is None:
         return ()
-    return tuple(f"grpc/{name}" for names in METHODS.values() for name in names)
+    methods = [name for names in METHODS.values() for name in names]
+    return tuple(f"grpc/{name}" for name in [*methods, OTHER])
 
 
 def check(settings: Settings) -> None:
@@ -35,6 +37,11 @@ def check(settings: Settings) -> None:
             f"TRITSERVE_GRPC_PORT is set, but {error.name} is missing; install tritserve "
             "with its extra 'grpc'"
         ) from error
+    if settings.socket_path:
+        raise SettingsError(
+            f"TRITSERVE_GRPC_PORT is {settings.grpc_port}, but TRITSERVE_HOST is a Unix socket, "
+            "which has no ports"
+        )
     if settings.ssl_keyfile_password is not None:
         raise SettingsError("gRPC cannot use a TLS key with a password")
 
@@ -49,7 +56,8 @@ def check_port(settings: Settings) -> None:
     if settings.grpc_port == settings.port:
         raise SettingsError(f"TRITSERVE_GRPC_PORT is {settings.grpc_port}, as is HTTP's port")
     try:
-        settings.listen(settings.grpc_port).close()
+        for listener in listening.listen(settings, settings.grpc_port):
+            listener.close()
     except OSError as error:
         raise SettingsError(f"TRITSERVE_GRPC_PORT is {settings.grpc_port}: {error}") from error
 

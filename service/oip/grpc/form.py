@@ -2,29 +2,30 @@
 
 Inputs come as `raw_input_contents`, one for each, or all in the field of `contents` that their
 datatype has. Outputs always go as `raw_output_contents`. Our options are parameters of the
-request; parameters that are not ours are refused.
+request; `tritserve.service.oip.parameters` says what others mean.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tritserve.model.errors import explain
 from tritserve.service.errors import InvalidError, UnparseableError
 from tritserve.service.forms.media import OCTETS, PROTOBUF
-from tritserve.service.forms.options import Options
 from tritserve.service.forms.wire import EmbedAnswer, EmbedRequest, Limits
+from tritserve.service.oip.about import check_model
 from tritserve.service.oip.grpc.messages import ModelInferRequest, ModelInferResponse
 from tritserve.service.oip.grpc.parts import check_parts
+from tritserve.service.oip.parameters import InputParameters, OutputParameters, RequestParameters
 from tritserve.service.oip.tensors import (
     DATATYPES,
     DTYPES,
     MODEL_VERSION,
     Array,
-    check_model,
+    check_shape,
     check_unique,
     choose_outputs,
     from_bytes,
@@ -39,6 +40,12 @@ _CONTENTS = {
     "INT32": "int_contents",
     "INT64": "int64_contents",
 }
+
+_NO_PARAMETERS = RequestParameters()
+_NO_INPUT_PARAMETERS = InputParameters()
+_NO_OUTPUT_PARAMETERS = OutputParameters()
+
+P = TypeVar("P", bound=BaseModel)
 
 
 def parse(message_class: Any, body: bytes) -> Any:
@@ -80,13 +87,13 @@ class GrpcForm:
         check_parts(body)
         request = parse(ModelInferRequest, body)
         check_model(request.model_name, self._model, request.model_version or None)
-        options = _read_options(request.parameters)
+        options = _read_parameters(_NO_PARAMETERS, "the request", request.parameters)
         self._id = request.id
         for kind, tensors in (("inputs", request.inputs), ("outputs", request.outputs)):
             if len(tensors) > 2:
                 raise InvalidError(f"the request has {len(tensors)} {kind}; at most 2 go")
         for output in request.outputs:
-            _refuse_parameters("output", output)
+            _read_parameters(_NO_OUTPUT_PARAMETERS, f"output {output.name!r}", output.parameters)
         self._outputs = choose_outputs([output.name for output in request.outputs], options)
         return to_request(_read_tensors(request, limits), options, limits)
 
@@ -103,19 +110,20 @@ class GrpcForm:
         return response.SerializeToString(), {}
 
 
-def _read_options(parameters: Mapping[str, Any]) -> Options:
+def _read_parameters(none: P, whose: str, parameters: Mapping[str, Any]) -> P:
+    """Those that are given, or `none`: most requests have none, and validating takes a while."""
+    if not parameters:
+        return none
     given = {}
-    if unknown := sorted(set(parameters) - set(Options.model_fields)):
-        raise InvalidError(f"the parameter {unknown[0]!r} is none that is known here")
     for name, value in parameters.items():
         choice = value.WhichOneof("parameter_choice")
         if choice is None:
-            raise InvalidError(f"the parameter {name!r} has no value")
+            raise InvalidError(f"parameters of {whose}: {name!r} has no value")
         given[name] = getattr(value, choice)
     try:
-        return Options.model_validate(given, strict=True)
+        return type(none).model_validate(given)
     except ValidationError as error:
-        raise InvalidError(f"parameters: {explain(error)}") from error
+        raise InvalidError(f"parameters of {whose}: {explain(error)}") from error
 
 
 def _read_tensors(request: Any, limits: Limits) -> dict[str, Array]:
@@ -127,8 +135,13 @@ def _read_tensors(request: Any, limits: Limits) -> dict[str, Array]:
     check_unique("input", [given.name for given in request.inputs])
     tensors = {}
     for index, given in enumerate(request.inputs):
-        _check_input(given)
         described = (given.name, given.datatype, list(given.shape))
+        told, came = _check_input(given, described[2]), len(raw[index]) if raw else 0
+        if told not in {None, came}:
+            raise InvalidError(
+                f"input '{given.name}' has binary_data_size {told}; its raw_input_contents have "
+                f"{came} bytes"
+            )
         if raw:
             if given.HasField("contents"):
                 raise InvalidError(f"input '{given.name}' has contents beside raw_input_contents")
@@ -138,7 +151,8 @@ def _read_tensors(request: Any, limits: Limits) -> dict[str, Array]:
     return tensors
 
 
-def _check_input(given: Any) -> None:
+def _check_input(given: Any, shape: list[int]) -> int | None:
+    """Returns the size of its bytes where its parameters tell it."""
     if given.name not in {"values", "lengths"}:
         raise InvalidError(f"there is no input {given.name!r}, only 'values' and 'lengths'")
     if given.datatype not in DTYPES:
@@ -146,14 +160,11 @@ def _check_input(given: Any) -> None:
             f"input '{given.name}' has datatype {given.datatype!r}; "
             f"it must be one of {', '.join(DTYPES)}"
         )
-    if not 1 <= len(given.shape) <= 3:
-        raise InvalidError(f"input '{given.name}' has {len(given.shape)} axes; it must have 1 to 3")
-    _refuse_parameters("input", given)
-
-
-def _refuse_parameters(kind: str, tensor: Any) -> None:
-    if tensor.parameters:
-        raise InvalidError(f"{kind} '{tensor.name}' has parameters {sorted(tensor.parameters)}")
+    if not 1 <= len(shape) <= 3:
+        raise InvalidError(f"input '{given.name}' has {len(shape)} axes; it must have 1 to 3")
+    check_shape(given.name, shape)
+    whose = f"input '{given.name}'"
+    return _read_parameters(_NO_INPUT_PARAMETERS, whose, given.parameters).binary_data_size
 
 
 def _read_contents(given: Any, limits: Limits) -> Array:

@@ -3,8 +3,9 @@
 Code that protoc generates would tie the service to protoc's own release, and would register the
 package `inference` for the whole process, where a Triton client registers another copy of it. So
 the file is read here, line by line, and its messages live in a descriptor pool of their own. Of
-the language it may use what it needs: one statement a line, nested messages, `repeated`, `map`
-with string keys, `oneof`, and services without streams.
+the language it may use what it needs: one statement a line, nested messages, enumerations outside
+of messages and before their use, `repeated`, `map` with string keys, `oneof`, and services without
+streams.
 """
 
 import re
@@ -28,7 +29,8 @@ _OPTIONAL, _REPEATED = FieldDescriptorProto.LABEL_OPTIONAL, FieldDescriptorProto
 NAME = "tritserve/inference.proto"
 
 _PACKAGE = re.compile(r"package (\w+);")
-_BLOCK = re.compile(r"(message|oneof|service) (\w+) \{")
+_BLOCK = re.compile(r"(message|enum|oneof|service) (\w+) \{")
+_VALUE = re.compile(r"(\w+) = (\d+);")
 _FIELD = re.compile(r"(repeated )?(\w+) (\w+) = (\d+);")
 _MAP = re.compile(r"map<string, (\w+)> (\w+) = (\d+);")
 _RPC = re.compile(r"rpc (\w+)\((\w+)\) returns \((\w+)\) \{\}")
@@ -48,8 +50,12 @@ class _Reader:
         elif statement == "}":
             if self._blocks.pop() == "message":
                 self._messages.pop()
+        elif found := _VALUE.fullmatch(statement):
+            self.file.enum_type[-1].value.add(name=found[1], number=int(found[2]))
         elif found := _FIELD.fullmatch(statement):
             field = _add_field(self._messages[-1], found[2], found[3], found[4])
+            if found[2] in {enum.name for enum in self.file.enum_type}:
+                field.type = FieldDescriptorProto.TYPE_ENUM
             field.label = _REPEATED if found[1] else _OPTIONAL
             if self._blocks[-1] == "oneof":
                 field.oneof_index = len(self._messages[-1].oneof_decl) - 1
@@ -67,6 +73,8 @@ class _Reader:
         self._blocks.append(kind)
         if kind == "service":
             self.file.service.add(name=name)
+        elif kind == "enum":
+            self.file.enum_type.add(name=name)
         elif kind == "oneof":
             self._messages[-1].oneof_decl.add(name=name)
         else:
@@ -125,5 +133,11 @@ ModelReadyResponse = _message("ModelReadyResponse")
 ServerMetadataResponse = _message("ServerMetadataResponse")
 ModelMetadataRequest = _message("ModelMetadataRequest")
 ModelMetadataResponse = _message("ModelMetadataResponse")
+ModelConfigRequest = _message("ModelConfigRequest")
+ModelConfigResponse = _message("ModelConfigResponse")
+ModelStatisticsRequest = _message("ModelStatisticsRequest")
+ModelStatisticsResponse = _message("ModelStatisticsResponse")
+RepositoryIndexRequest = _message("RepositoryIndexRequest")
+RepositoryIndexResponse = _message("RepositoryIndexResponse")
 ModelInferRequest = _message("ModelInferRequest")
 ModelInferResponse = _message("ModelInferResponse")

@@ -11,6 +11,7 @@ import grpc.aio
 
 from tritserve.service.embedding.service import EmbeddingService
 from tritserve.service.http.credentials import Credentials
+from tritserve.service.http.listening import addresses
 from tritserve.service.oip.grpc.calls import Calls
 from tritserve.service.oip.tensors import METHODS
 
@@ -50,9 +51,11 @@ async def serving_grpc(
     """
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_failed_answer)
     settings = service.settings
+    most = settings.max_connections + SPARE_CALLS
     options = [
         ("grpc.max_receive_message_length", settings.grpc_message_bytes),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
+        ("grpc.max_allowed_incoming_connections", most),
         ("grpc.max_connection_age_ms", CONNECTION_MS),
         ("grpc.max_connection_age_grace_ms", round(1000 * settings.send_seconds)),
         ("grpc.max_connection_idle_ms", CONNECTION_MS),
@@ -61,7 +64,6 @@ async def serving_grpc(
         # Workers share the port; anybody else on it is a mistake.
         ("grpc.so_reuseport", int(settings.workers > 1)),
     ]
-    most = settings.max_connections + SPARE_CALLS
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=most)
     calls = Calls(service, traces)
     for name, methods in METHODS.items():
@@ -70,21 +72,38 @@ async def serving_grpc(
             for method in methods
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-    address = f"{settings.url_host}:{settings.grpc_port}"
+    server.add_generic_rpc_handlers((_Others(calls),))
     secrets = _secrets(service.credentials)
-    try:
-        if secrets:
-            server.add_secure_port(address, secrets)
-        else:
-            server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise OSError(f"gRPC cannot listen on {address}: {error}") from error
+    for host in addresses(settings.host):
+        address = (
+            f"[{host}]:{settings.grpc_port}" if ":" in host else f"{host}:{settings.grpc_port}"
+        )
+        try:
+            if secrets:
+                server.add_secure_port(address, secrets)
+            else:
+                server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"gRPC cannot listen on {address}: {error}") from error
     await server.start()
-    log.info("gRPC on %s", address)
+    log.info("gRPC on %s:%d", settings.url_host, settings.grpc_port)
     try:
         yield
     finally:
         await server.stop(CLOSE_SECONDS)
+
+
+class _Others(grpc.GenericRpcHandler):
+    """Refuses, in words, methods that are not there."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
+        path = handler_call_details.method
+        return grpc.stream_stream_rpc_method_handler(partial(self._calls.refuse, path))
 
 
 def _is_no_failed_answer(record: logging.LogRecord) -> bool:

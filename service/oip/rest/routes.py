@@ -1,50 +1,49 @@
 """The routes of the Open Inference Protocol, under /v2."""
 
-import re
-from importlib.metadata import version
+from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
-from fastapi import APIRouter, FastAPI, Response
-from starlette.convertors import Convertor, register_url_convertor
+from fastapi import APIRouter, Depends, FastAPI, Response
+from pydantic import BaseModel, ConfigDict
 
 from tritserve.service.embedding.service import EmbeddingService
-from tritserve.service.errors import InvalidError, UnknownPathError
+from tritserve.service.errors import InvalidError
+from tritserve.service.http.body import BodyBudget, Lease, read_body
 from tritserve.service.http.direct import Injected, add_direct_post
-from tritserve.service.oip import tensors
+from tritserve.service.http.incoming import Incoming
+from tritserve.service.oip.about import About, check_model
 from tritserve.service.oip.rest import openapi
-from tritserve.service.oip.rest.form import InferForm
+from tritserve.service.oip.rest.form import InferForm, parse
 
-
-class _ModelName(Convertor[str]):
-    """Any text; one with slashes does not end like the path of something else."""
-
-    regex = r"(?:[^/]+|(?s:.+)(?<!/infer)(?<!/ready))"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("model", _ModelName())
-MODEL = "/models/{name:model}"
-# Before the model's own, for a name may look like one with a version.
+# `OneSegmentNames` makes every name one segment.
+MODEL = "/models/{name}"
 VERSION = MODEL + "/versions/{model_version}"
-# Where Triton's clients ask for a model's configuration, and for statistics: names to our routes.
-TRITONS = re.compile(r"(.+/)?stats|.+/config", re.DOTALL)
+MAX_INDEX_BYTES = 4096
+
+
+class IndexRequest(BaseModel):
+    """What may be asked of the repository's index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    ready: bool = False
 
 
 def add_oip(app: FastAPI, service: EmbeddingService) -> None:
     """Adds the protocol's routes to an application."""
     router = APIRouter(prefix="/v2")
+    about = About(service)
 
-    def check_model(name: str, model_version: str | None = None) -> None:
-        tensors.check_model(name, service.served.about["name"], model_version)
+    async def check_name(name: str) -> None:
+        check_model(unquote(name), about.name, None)
+
+    async def check_version(name: str, model_version: str) -> None:
+        check_model(unquote(name), about.name, model_version)
 
     @router.get("", **openapi.SERVER)
     async def server() -> dict[str, Any]:
-        return tensors.server_metadata(version("tritserve"))
+        return about.server()
 
     @router.get("/health/live", **openapi.HEALTH)
     async def live() -> dict[str, bool]:
@@ -56,31 +55,53 @@ def add_oip(app: FastAPI, service: EmbeddingService) -> None:
         service.check_ready()
         return {"ready": True}
 
-    async def model(name: str, model_version: str | None = None) -> dict[str, Any]:
-        if TRITONS.fullmatch(name) and name != service.served.about["name"]:
-            asked = name.rsplit("/", 1)[-1]
-            raise UnknownPathError(f"'{asked}' is an extension of Triton's, which is not served")
-        check_model(name, model_version)
-        config = service.served.engine.model.config
-        return tensors.model_metadata(name, config.embed_dim, config.hidden_size)
+    @router.post("/repository/index", **openapi.INDEX)
+    async def repository_index(incoming: Injected) -> list[dict[str, str]]:
+        seconds = service.settings.body_seconds
+        lease = Lease(BodyBudget(MAX_INDEX_BYTES))
+        body = await read_body(incoming, MAX_INDEX_BYTES, seconds, lease)
+        return about.index(parse(IndexRequest, body or b"{}").ready)
 
-    async def model_ready(name: str, model_version: str | None = None) -> dict[str, Any]:
-        check_model(name, model_version)
+    @router.get("/models/stats", **openapi.STATISTICS)
+    async def all_statistics() -> dict[str, Any]:
+        # This is also the path of a model that has this name.
+        return about.model() if about.name == "stats" else await about.statistics()
+
+    async def model() -> dict[str, Any]:
+        return about.model()
+
+    async def model_config() -> dict[str, Any]:
+        return about.config()
+
+    async def model_statistics() -> dict[str, Any]:
+        return await about.statistics()
+
+    async def model_ready() -> dict[str, Any]:
         service.check_ready()
-        return {"name": name, "ready": True}
+        return {"name": about.name, "ready": True}
 
-    async def infer(incoming: Injected, name: str, model_version: str | None = None) -> Response:
-        check_model(name, model_version)
+    for path, check in ((VERSION, check_version), (MODEL, check_name)):
+        get = partial(router.get, dependencies=[Depends(check)])
+        get(f"{path}/ready", **openapi.MODEL_READY)(model_ready)
+        get(f"{path}/config", **openapi.CONFIG)(model_config)
+        get(f"{path}/stats", **openapi.MODEL_STATISTICS)(model_statistics)
+        get(path, **openapi.MODEL)(model)
+
+    async def infer(incoming: Injected, name: str) -> Response:
+        await check_name(name)
+        return await _infer(incoming)
+
+    async def infer_version(incoming: Injected, name: str, model_version: str) -> Response:
+        await check_version(name, model_version)
+        return await _infer(incoming)
+
+    async def _infer(incoming: Incoming) -> Response:
         if incoming.query:
             raise InvalidError(
                 f"the query is {incoming.query[:200]!r}; options are parameters of the request"
             )
-        return await service.answer(incoming, InferForm(incoming.headers))
+        return await service.answer(incoming, InferForm(incoming.headers, about.name))
 
-    for path in (VERSION, MODEL):
-        router.get(f"{path}/ready", **openapi.MODEL_READY)(model_ready)
-        router.get(path, **openapi.MODEL)(model)
-    # A path is looked for in this order: `infer` before a name that might end so.
-    for path in (VERSION, MODEL):
-        add_direct_post(app, f"/v2{path}/infer", infer, **openapi.INFER)
+    add_direct_post(app, f"/v2{VERSION}/infer", infer_version, **openapi.INFER)
+    add_direct_post(app, f"/v2{MODEL}/infer", infer, **openapi.INFER)
     app.include_router(router)

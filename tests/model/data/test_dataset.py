@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.builders import DATA
-from tritserve.model.data.dataset import DataError, Dataset, hold_out, load, write
+from tritserve.model.data.dataset import DataError, Dataset, load, write
+from tritserve.model.data.split import hold_out
 from tritserve.model.sequences import Sequences
 
 
@@ -47,8 +48,9 @@ def test_labels_may_be_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train_values": np.zeros(21)}, "must be floats of shape"),
-        ({"train_values": np.zeros((21, 2), int)}, "must be floats of shape"),
+        ({"train_values": np.zeros(21)}, "must be real numbers of shape"),
+        ({"train_values": np.full((21, 2), "a")}, "must be real numbers of shape"),
+        ({"train_values": np.full((21, 2), 2**24 + 1)}, "holds 16777217, which float32 rounds to"),
         ({"train_lengths": np.array([20])}, "add up to 20 timesteps, values hold 21"),
         ({"y_train": np.zeros(5, int)}, "one label a sequence"),
         ({"y_train": np.zeros(6)}, "must be integers"),
@@ -107,6 +109,7 @@ def test_holding_out_keeps_every_class_and_loses_nothing():
     assert hold_out(data, 0.0, np.random.default_rng(0)) == (data, None)
 
 
+@example(sizes=[1] * 6 + [6], fraction=0.5, seed=0)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=25),
     fraction=st.floats(0.01, 0.5),
@@ -116,7 +119,8 @@ def test_the_share_held_out_is_the_share_asked_for(sizes, fraction, seed):
     labels = np.repeat(np.arange(len(sizes)), sizes)
     sequences = Sequences(np.zeros((len(labels), 1), np.float32), np.ones(len(labels), np.int64))
     data = Dataset(sequences, labels, "x", "")
-    room = sum(size - 1 for size in sizes)
+    # One more than its share, rounded down, is the most that a class gives.
+    room = sum(min(size - 1, int(fraction * size) + 1) for size in sizes)
     wanted = min(round(fraction * len(labels)), room)
     if not wanted:
         with pytest.raises(DataError, match="is none"):

@@ -16,8 +16,8 @@ from tests.builders import (
 )
 from tritserve.model.engine.engine import Engine
 from tritserve.model.engine.reference import Reference
-from tritserve.model.environment import available_processors
-from tritserve.model.sequences import SequenceError, Sequences, shorten, with_differences
+from tritserve.model.inputs import shorten, with_differences
+from tritserve.model.sequences import SequenceError, Sequences
 from tritserve.model.training.export import ExportError, export
 
 
@@ -151,29 +151,6 @@ def test_a_difference_is_checked_where_the_values_themselves_are_small_enough(tm
     assert np.isfinite(engine.embed(batch.values, batch.lengths)).all()
 
 
-@pytest.mark.parametrize(
-    ("quota", "processors"),
-    [
-        ("150000 100000", 1),
-        ("350000 100000", 3),
-        ("50000 100000", 1),
-        ("900000 100000", 4),
-        ("max 100000", 4),
-        (None, 4),
-        ("", 4),
-        ("many each", 4),
-        ("100000 0", 4),
-        ("100000", 4),
-    ],
-)
-def test_processors_are_those_of_the_control_group(tmp_path, monkeypatch, quota, processors):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 4, 6})
-    monkeypatch.setattr("tritserve.model.environment._CPU_QUOTA", tmp_path / "cpu.max")
-    if quota is not None:
-        (tmp_path / "cpu.max").write_text(quota + "\n")
-    assert available_processors() == processors
-
-
 def test_a_stride_averages_what_belongs_together():
     values = np.array([[1], [3], [8], [2], [7], [20], [30], [40]], dtype=np.float32)
     shorter, lengths = shorten(values, np.array([3, 1, 4]), 2)
@@ -185,9 +162,9 @@ def test_a_stride_averages_what_belongs_together():
 
 @pytest.mark.parametrize("stride", [3, 9])
 def test_a_model_with_a_stride_computes_what_torch_computes(stride, tmp_path):
-    model, packed = random_packed(tmp_path / "m", stride=stride, differences=2)
+    model, packed = random_packed(tmp_path / "m", stride=stride, differences=2, window_size=600)
     engine = Engine(packed)
-    batch = random_batch([7, 1, 9, 60], 5)
+    batch = random_batch([7, 1, 9, 600], 5)
     got = engine.embed(batch.values, batch.lengths)
     assert cosines(got, torch_embed(model, batch)).min() > 0.999
     assert cosines(got, Reference(packed).embed(batch.values, batch.lengths)).min() > 0.9999

@@ -9,16 +9,25 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from tests.builders import SETTINGS, cosines, random_batch, random_packed, shared_engine
+from tests.builders import (
+    SETTINGS,
+    cosines,
+    random_batch,
+    random_bitnet,
+    random_packed,
+    shared_engine,
+)
 from tritserve.model.engine import _native
 from tritserve.model.engine.engine import Engine, EngineError
 from tritserve.model.engine.reference import Reference
 from tritserve.model.packed.file import PackedFileError, read
 from tritserve.model.packed.trits import pack_binary, pack_ternary
+from tritserve.model.training.export import export
 
 KERNELS = _native.supported()
 PACK = {"ternary": pack_ternary, "binary": pack_binary}
@@ -138,6 +147,24 @@ def test_a_long_sequence_is_as_exact_as_a_short_one(tmp_path, isa):
         got = shared_engine(packed, isa=isa, threads=threads).embed(batch.values, batch.lengths)
         assert got.tobytes() == expected.tobytes()
     assert cosines(expected, Reference(packed).embed(batch.values, batch.lengths)).min() > 0.9995
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weighted_mean"])
+def test_the_mean_of_thousands_of_timesteps_is_as_exact_as_that_of_a_few(tmp_path, pooling):
+    model = random_bitnet(num_heads=1, num_layers=1, window_size=4000, pooling=pooling)
+    with torch.no_grad():
+        # Without attention, equal timesteps have equal outputs, and these are their mean.
+        model.blocks[0].attention.output.weight.zero_()
+    packed = export(model, tmp_path / "m", name="long", training={})
+    values = np.repeat(random_batch([1], 5).values, 4000, axis=0)
+    answers = set()
+    for isa in KERNELS:
+        engine = Engine(packed, isa=isa, threads=1)
+        expected = engine.embed(values[:1], np.array([1]))[0]
+        got = engine.embed(values, np.array([4000]))[0]
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+        answers.add(got.tobytes())
+    assert len(answers) == 1
 
 
 def test_callers_in_several_threads_do_not_disturb_each_other(packed):

@@ -8,6 +8,9 @@ import pytest
 
 from tests.builders import ROOT
 
+# Both in one process, so that the instrumented program is built once.
+pytestmark = pytest.mark.xdist_group("native programs")
+
 SOURCE = ROOT / "model" / "engine" / "native"
 CASES = "12"
 
@@ -53,7 +56,7 @@ def test_every_instruction_set_is_clean_and_gives_one_answer(here):
 def test_arm_gives_the_same_bytes(here, tmp_path):
     compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64-static")
     if not compiler or not emulator:
-        pytest.skip("needs g++-aarch64-linux-gnu and qemu-user-static")
+        pytest.skip("install g++-aarch64-linux-gnu and qemu-user-static to run the ARM kernels")
     program = build(
         tmp_path,
         "-DCMAKE_SYSTEM_NAME=Linux",

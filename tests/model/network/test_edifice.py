@@ -1,10 +1,13 @@
 """Held to outputs of the real Edifice, at the tolerances of its golden files."""
 
 import json
+from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.builders import ROOT
 from tritserve.model.engine.engine import Engine
@@ -76,3 +79,44 @@ def test_parameters_that_do_not_fit_are_named():
         from_edifice(params, options | {"num_layers": 1})
     with pytest.raises(ValueError, match="size mismatch"):
         from_edifice(params | {"final_norm/gamma": np.ones(3)}, options)
+
+
+def edifice_trits(weight):
+    """The trits `[in, out]` of a layer of Edifice's with these weights `[in, out]`."""
+    layer = BitLinear(*weight.shape, activations="float32", weight_rule="edifice", bias=False)
+    layer.load_state_dict({"weight": torch.from_numpy(weight).T})
+    trits, scale = layer.integer_weight()
+    assert scale == 1
+    return trits.T.int().tolist()
+
+
+def test_a_weight_next_to_a_half_is_rounded_as_edifice_rounds_it():
+    weight = [
+        [32, -32, 96, -96],
+        [0, -0.0, 128, -128],
+        [31.999998, -31.999998, 96, -96],
+        [32.000004, -32.000004, 96, -96],
+    ]
+    assert edifice_trits(np.array(weight, np.float32)) == [
+        [1, -1, 1, -1],
+        [0, 0, 1, -1],
+        [0, 0, 1, -1],
+        [1, -1, 1, -1],
+    ]
+
+
+@given(
+    steps=st.lists(st.integers(0, 4), min_size=1, max_size=5),
+    signs=st.lists(st.sampled_from([-1, 1]), min_size=30, max_size=30),
+    exponent=st.integers(-4, 12),
+)
+def test_halves_are_rounded_away_from_zero_exactly(steps, signs, exponent):
+    # About half their mean, on either side by a few steps of float32.
+    low, high = 2.0**-19, 2.0**-18
+    magnitudes = [w for n in steps for w in (32 - n * low, 32 - n * low, 32 + n * high, 96, 96, 96)]
+    weight = np.array([magnitudes], np.float32) * np.float32(2.0**exponent)
+    weight *= np.array(signs[: weight.size], np.float32)
+    numbers = torch.from_numpy(weight)
+    scaled = numbers / (numbers.abs().mean() + 1e-6)
+    exact = [int(Decimal(x).to_integral_value(ROUND_HALF_UP)) for x in scaled[0].tolist()]
+    assert edifice_trits(weight) == [np.clip(exact, -1, 1).tolist()]

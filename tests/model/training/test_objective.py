@@ -19,7 +19,8 @@ from tritserve.model.training.recipe import (
     to_toml,
 )
 from tritserve.model.training.rule import recipe_for
-from tritserve.model.training.train import embed, train
+from tritserve.model.training.scores import embed
+from tritserve.model.training.train import train
 
 VOWELS = DATA / "JapaneseVowels.npz"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from tests.builders import DATA
 from tritserve.model.data.dataset import DataError
@@ -31,6 +32,7 @@ from tritserve.model.training.recipe import (
 )
 from tritserve.model.training.state import StateError, load_state, save_state
 from tritserve.model.training.train import TrainingError, train
+from tritserve.service.commands.cli import main
 
 VOWELS = DATA / "JapaneseVowels.npz"
 SMALL = {"hidden_size": 16, "num_layers": 1, "dropout": 0.0}
@@ -359,14 +361,8 @@ def test_a_killed_run_taken_up_again_ends_with_the_same_model(tmp_path):
     expected = packed_bytes(checkpoint, tmp_path / "whole")
 
     folder = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "tritserve.service.commands.cli",
-        "train",
-        str(tmp_path / "r.toml"),
-    ]
-    command += ["--out", str(folder)]
+    arguments = ["train", str(tmp_path / "r.toml"), "--out", str(folder)]
+    command = [sys.executable, "-m", "tritserve", *arguments]
     victim = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
     while not (folder / "state.pt").exists() and time.monotonic() < until:
@@ -376,10 +372,12 @@ def test_a_killed_run_taken_up_again_ends_with_the_same_model(tmp_path):
     victim.kill()
     victim.wait()
     assert not (folder / "checkpoint.json").exists()
-    refused = subprocess.run(command, check=False, capture_output=True, text=True)
+    refused = CliRunner().invoke(main, arguments)
+    assert refused.exit_code == 1
     assert "--resume goes on with it" in refused.stderr
 
-    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    resumed = CliRunner().invoke(main, [*arguments, "--resume"])
+    assert resumed.exit_code == 0, resumed.output
     assert packed_bytes(load(folder), tmp_path / "resumed") == expected
     log = read_log(folder)
     assert [line["step"] for line in log] == list(range(1, 261))

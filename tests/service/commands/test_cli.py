@@ -52,27 +52,27 @@ def test_help_lists_every_command():
     assert "No such command 'serv'" in refusal("serv")
 
 
+PACK_INTO_EACH = """
+import sys
+from click.testing import CliRunner
+from tritserve.service.commands.cli import main
+
+for out in sys.argv[2:]:
+    done = CliRunner().invoke(main, ["pack", sys.argv[1], out])
+    print(done.exit_code, done.stderr, end="")
+"""
+
+
 def test_a_checkpoint_is_not_packed_onto_itself(checkpoint, tmp_path):
     (tmp_path / "link").symlink_to(checkpoint / "model.safetensors")
     before = contents(checkpoint)
-    for out in (
-        checkpoint / "model.safetensors",
-        checkpoint / "state.pt",
-        checkpoint / "run.lock",
-        tmp_path / "link",
-    ):
-        # In a process of its own: it may die of what this is about.
-        command = [
-            sys.executable,
-            "-m",
-            "tritserve.service.commands.cli",
-            "pack",
-            str(checkpoint),
-            str(out),
-        ]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        assert done.returncode == 1
-        assert done.stderr == f"Error: {out} is a file of the checkpoint; pack into another one\n"
+    outs = [checkpoint / name for name in ("model.safetensors", "state.pt", "run.lock")]
+    outs.append(tmp_path / "link")
+    # In a process of its own: it may die of what this is about.
+    command = [sys.executable, "-c", PACK_INTO_EACH, checkpoint, *outs]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    refused = [f"1 Error: {out} is a file of the checkpoint; pack into another one" for out in outs]
+    assert done.stdout.splitlines() == refused
     assert contents(checkpoint) == before
 
 
@@ -407,7 +407,9 @@ def test_the_recipe_of_a_path_with_any_characters_is_read_again(small, tmp_path)
     command = [sys.executable, "-m", "tritserve", "recipe", str(moved)]
     # A terminal's encoding is not TOML's.
     environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
-    printed = subprocess.run(command, check=True, capture_output=True, env=environment)
+    printed = subprocess.run(
+        command, check=True, capture_output=True, env=environment, cwd=tmp_path
+    )
     (tmp_path / "made.toml").write_bytes(printed.stdout)
     assert read_recipe(tmp_path / "made.toml").dataset == moved
 

@@ -71,10 +71,11 @@ def test_what_is_read_is_not_written_over(tmp_path):
         (DENSE[:0], "a batch needs at least one sequence"),
         (DENSE[:, :0], "sequence 0 has length 0"),
         (DENSE[..., :0], "values have shape [12, 0]; this model takes [timesteps, 12]"),
-        (DENSE.astype(int), "int64 of shape [3, 4, 12]; they must be floats, [batch, seq_len, emb"),
-        (DENSE[0], "float32 of shape [4, 12]; they must be floats, [batch, seq_len, embed_dim]"),
+        (DENSE.astype(int) + 2**24 + 1, "sequence 0 holds 16777217, which float32 rounds to"),
+        (DENSE.astype(str), "<U32 of shape [3, 4, 12]; they must be real numbers, [batch, seq_len"),
+        (DENSE[0], "float32 of shape [4, 12]; they must be real numbers, [batch, seq_len, embed_d"),
     ],
-    ids=["no sequences", "no timesteps", "no features", "integers", "one sequence"],
+    ids=["no sequences", "no timesteps", "no features", "large integers", "text", "one sequence"],
 )
 def test_arrays_that_are_no_batch(tmp_path, array, message):
     assert message in refused(saved(tmp_path / "in.npy", array), tmp_path / "out.npy")
@@ -104,7 +105,7 @@ def test_damaged_files(tmp_path, form, damage):
 
 
 def test_a_folder_that_is_not_there_is_told_before_anything_is_read(tmp_path):
-    source = saved(tmp_path / "in.npy", DENSE.astype(int))
+    source = saved(tmp_path / "in.npy", DENSE.astype(str))
     assert "there is no folder" in refused(source, tmp_path / "nowhere" / "out.npy")
 
 

@@ -133,7 +133,7 @@ def test_a_large_body_leaves_the_interpreter_to_others():
     body = f'{{"sequences": [{",".join([sequence] * 20_000)}]}}'.encode()
     # In one call of the parser, another thread always waits for half the time or more. A busy
     # machine may keep one waiting too, but not every time.
-    assert min(longest_wait(lambda: decode_json(body, 4)) for _ in range(5)) < 0.45
+    assert any(longest_wait(lambda: decode_json(body, 4)) < 0.45 for _ in range(5))
 
 
 def longest_wait(work):
@@ -213,6 +213,23 @@ def test_a_body_full_of_keys_takes_time_in_proportion_to_its_length(part):
 
     short, long = (min(seconds(count) for _ in range(3)) for count in (20_000, 320_000))
     assert long < 5 * 16 * short
+
+
+@pytest.mark.parametrize("piece_bytes", [10, 2**20])
+@pytest.mark.parametrize(
+    ("members", "field"),
+    [
+        ('"sequences": [[[1, 2]]], "normalize": true, "normalize": true', "normalize"),
+        ('"normalize": {"a": [1e9, {}]}, "sequences": [[[1, 2]]], "normalize": false', "normalize"),
+        ('"sequences": [[[3, 4]]], "sequences": [[[1, 2]]]', "sequences"),
+        ('"sequ\\u0065nces": [[[3, 4]]], "sequences": [[[1, 2]]]', "sequences"),
+        ('"overlong": [":", "\\":"], "sequences": [[[1, 2]]], "overlong": "error"', "overlong"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_an_error(members, field, piece_bytes):
+    with pytest.raises(InvalidError, match=f"^{field} is given twice$") as caught:
+        decode_json(f"{{{members}}}".encode(), 2, piece_bytes)
+    assert caught.value.details["field"] == field
 
 
 def test_numbers_that_float32_cannot_hold_become_infinite():

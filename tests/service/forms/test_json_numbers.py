@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from tritserve.service.forms import json_numbers as module
-from tritserve.service.forms.json_numbers import PIECE_NUMBERS, json_numbers
+from tritserve.service.forms.json_numbers import PIECE_NUMBERS, write_json
 
 
 @given(
@@ -19,19 +19,22 @@ from tritserve.service.forms.json_numbers import PIECE_NUMBERS, json_numbers
 def test_pieces_are_the_whole(array, piece_numbers):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PIECE_NUMBERS", piece_numbers)
-        written = orjson.dumps({"x": json_numbers(array)})
-    assert written == orjson.dumps({"x": array}, option=orjson.OPT_SERIALIZE_NUMPY)
+        content = {"x": array, "y": "a \0 in a string", "z": [{"x": array}, None]}
+        written = write_json(content)
+    assert written == orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 @pytest.mark.parametrize("shape", [(5000, 64), (320_000,), (3, PIECE_NUMBERS)])
 def test_no_call_of_the_writer_takes_much(monkeypatch, shape):
     sizes = []
 
-    def dumps(array, option, write=orjson.dumps):
-        sizes.append(array.size)
-        return write(array, option=option)
+    def dumps(*given, write=orjson.dumps, **options):
+        text = write(*given, **options)
+        sizes.append(len(text))
+        return text
 
     monkeypatch.setattr(module.orjson, "dumps", dumps)
-    json_numbers(np.zeros(shape, np.float32))
-    assert max(sizes) <= PIECE_NUMBERS
-    assert sum(sizes) == np.prod(shape)
+    written = write_json({"x": np.ones(shape, np.float32)})
+    # Each of the numbers is written as `1.0,`, with a bracket or two.
+    assert max(sizes) <= 5 * PIECE_NUMBERS
+    assert len(written) > 4 * np.prod(shape)

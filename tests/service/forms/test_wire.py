@@ -1,5 +1,6 @@
 import io
 import json
+import sys
 
 import numpy as np
 import orjson
@@ -17,8 +18,9 @@ from tritserve.service.errors import (
     UnparseableError,
     UnsupportedMediaTypeError,
 )
+from tritserve.service.forms.choices import truncate
 from tritserve.service.forms.media import JSON, NPY, SAFETENSORS, negotiate
-from tritserve.service.forms.options import Embeddings, Options, finish, truncate
+from tritserve.service.forms.options import Embeddings, Options, finish
 from tritserve.service.forms.wire import EmbedAnswer, Limits, decode, encode
 
 LIMITS = Limits(embed_dim=3, max_timesteps=9, max_sequences=50)
@@ -67,6 +69,20 @@ def test_npy_of_any_float_and_order(array, dtype, order):
     assert request.sequences.values.dtype == np.float32
     assert request.sequences.values.tobytes() == array.tobytes()
     assert request.sequences.lengths.tolist() == [array.shape[1]] * len(array)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", ">i4", "uint64", "bool", "float16"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_numbers_of_every_kind_say_what_json_says(dtype, order):
+    array = np.array([[[1, 0, 1], [0, 1, 1]]], dtype, order=order)
+    json = read(orjson.dumps({"sequences": [[[1, 0, 1], [0, 1, 1]]]}))
+    flat = np.ascontiguousarray(array[0], array.dtype.newbyteorder("="))
+    for request in (
+        read(npy(array), NPY),
+        read(tensors(values=flat, lengths=np.array([2])), SAFETENSORS),
+    ):
+        assert request.sequences.values.dtype == np.float32
+        assert request.sequences.values.tolist() == json.sequences.values.tolist()
 
 
 def test_half_precision_is_read():
@@ -122,7 +138,7 @@ VALUES = np.zeros((4, 3), np.float32)
     ("body", "error", "message"),
     [
         (b"", UnparseableError, "not safetensors"),
-        (bfloat16(), InvalidError, "type 'BF16'; 'values' are F16, F32 or F64"),
+        (bfloat16(), InvalidError, "type 'BF16'; 'values' are F16, F32, F64 or integers"),
         (tensors(values=VALUES), InvalidError, "tensors ['values']; they must be"),
         (tensors(values=VALUES, lengths=np.array([4]), x=VALUES), InvalidError, "'x'"),
         (
@@ -140,7 +156,12 @@ VALUES = np.zeros((4, 3), np.float32)
         (tensors(values=VALUES, lengths=np.array([4.0])), InvalidError, "must be integers"),
         (tensors(values=VALUES, lengths=np.array([5, -1])), InvalidError, "length -1"),
         (tensors(values=VALUES, lengths=np.array([[4]])), InvalidError, "shape [batch]"),
-        (tensors(values=VALUES.astype(int), lengths=np.array([4])), InvalidError, "int64 [4, 3]"),
+        (tensors(values=VALUES[None], lengths=np.array([4])), InvalidError, "float32 [1, 4, 3]"),
+        (
+            tensors(values=VALUES.astype(int) + 2**24 + 1, lengths=np.array([1, 3])),
+            InvalidError,
+            "sequence 0 holds 16777217, which float32 rounds to 16777216",
+        ),
         (tensors(values=VALUES[0], lengths=np.array([3])), InvalidError, "[timesteps, embed_dim]"),
         (tensors(values=VALUES[:, :2], lengths=np.array([4])), InvalidError, "[timesteps, 3]"),
         (tensors(values=VALUES + np.nan, lengths=np.array([4])), InvalidError, "timestep 0"),
@@ -188,7 +209,12 @@ def lying_header(shape, descr="<f4"):
         (npy(VALUES), InvalidError, "must be [batch, seq_len, embed_dim]"),
         (npy(VALUES[None][:0]), InvalidError, "not empty"),
         (npy(VALUES[None].astype(np.longdouble)), InvalidError, "must be float16"),
-        (npy(VALUES[None].astype(int)), InvalidError, "int64"),
+        (npy(VALUES[None].astype(complex)), InvalidError, "complex128"),
+        (
+            npy(VALUES[None].astype(int) + 2**24 + 1),
+            InvalidError,
+            "sequence 0 holds 16777217, which float32 rounds to 16777216",
+        ),
         (npy(VALUES[None, :, :2]), InvalidError, "[timesteps, 3]"),
     ],
 )
@@ -304,6 +330,21 @@ def test_overlong_sequences_are_cut_only_when_asked():
         for got, whole in zip(cut.split(), parts, strict=True):
             np.testing.assert_array_equal(got, whole[kept])
     assert truncate(batch, "error", 12) == (batch, [])
+
+
+@pytest.mark.parametrize("overlong", ["keep_last", "keep_first"])
+def test_cutting_takes_no_turn_for_each_sequence(overlong):
+    def calls(count):
+        batch = random_batch([3] * count, 1)
+        made = []
+        sys.setprofile(lambda frame, event, argument: made.append(event))
+        try:
+            truncate(batch, overlong, 2)
+        finally:
+            sys.setprofile(None)
+        return len(made)
+
+    assert calls(2000) == calls(2)
 
 
 def test_precisions():

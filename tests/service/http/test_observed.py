@@ -99,6 +99,81 @@ def test_a_broken_traceparent_is_not_logged(engine, configured, traceparent):
     ask(engine, talk)
 
 
+@pytest.mark.parametrize(
+    ("path", "sent", "status", "why"),
+    [
+        (
+            "/embed",
+            {"json": {"sequences": [[[0.625] * 2]]}},
+            422,
+            {"error": "invalid", "row": 0, "timestep": 0},
+        ),
+        (
+            "/embed",
+            {"json": {"sequences": [[[0.625] * 3], [[0.625] * 3, [0.625, 0.625, None]]]}},
+            422,
+            {"error": "invalid", "field": "sequences", "row": 1, "timestep": 1},
+        ),
+        (
+            "/embed",
+            {"json": BODY | {"normalise": "hush"}},
+            422,
+            {"error": "invalid", "field": "normalise"},
+        ),
+        # A name that is none may be anything, also what was to stay secret.
+        ("/embed", {"json": BODY | {"hush hush\n": 1}}, 422, {"error": "invalid"}),
+        ("/embed", {"json": BODY, "params": {"hush": "hush"}}, 422, {"error": "invalid"}),
+        ("/embed", {"content": b"hush"}, 415, {"error": "unsupported_media_type"}),
+        ("/embed", {"json": ["hush"]}, 422, {"error": "invalid", "field": "body"}),
+        (
+            "/embed",
+            {"content": b"{hush", "headers": {"Content-Type": "application/json"}},
+            400,
+            {"error": "unparseable"},
+        ),
+        (
+            "/embed",
+            {"json": {"sequences": [[["hush"] * 300]]}},
+            413,
+            {"error": "body_too_large", "limit": 1000},
+        ),
+        ("/v2/models/random/infer", {"json": {"inputs": []}}, 422, {"error": "invalid"}),
+        ("/v2/models/hush/infer", {"json": {}}, 404, {"error": "not_found"}),
+        ("/info", {}, 405, {"error": "method_not_allowed"}),
+        ("/nothing", {}, 404, {"error": "not_found"}),
+    ],
+)
+def test_the_line_of_a_refused_request_says_why_but_not_what(
+    engine, configured, path, sent, status, why
+):
+    lines = configured()
+
+    async def talk(client):
+        answer = await client.post(path, **sent)
+        assert answer.status_code == status, answer.text
+        await asyncio.sleep(0)
+        (line,) = lines()
+        told = {"error", "field", "row", "timestep", "limit"}
+        assert {k: v for k, v in line.items() if k in told} == why
+
+    ask(engine, talk, max_body_bytes=1000)
+    text = configured.text().replace(path, "")
+    assert "hush" not in text
+    assert "0.625" not in text
+
+
+def test_an_answered_request_has_no_error_in_its_line(engine, configured):
+    lines = configured()
+
+    async def talk(client):
+        await client.post("/embed", content=b"")
+        await client.post("/embed", json=BODY)
+        await asyncio.sleep(0)
+        assert ["error" in line for line in lines()] == [True, False]
+
+    ask(engine, talk)
+
+
 def test_refusals_are_lines_too(engine, configured):
     lines = configured()
     long = "/" + "x" * 1000

@@ -1,6 +1,7 @@
 import asyncio
 import gzip
 import json
+import re
 import threading
 from base64 import b64encode
 from hashlib import sha256
@@ -23,7 +24,7 @@ def with_key(key, scheme="Bearer"):
     return {"Authorization": f"{scheme} {key}"}
 
 
-def test_every_path_but_health_needs_a_key(engine):
+def test_every_path_but_health_and_the_description_needs_a_key(engine):
     async def talk(client):
         for path in ("/health/live", "/health/ready"):
             assert (await client.get(path)).status_code == 200
@@ -31,7 +32,7 @@ def test_every_path_but_health_needs_a_key(engine):
             ("POST", "/embed"),
             *(
                 ("GET", path)
-                for path in ("/info", "/metrics", "/docs", "/openapi.json", "/nothing")
+                for path in ("/info", "/metrics", "/docs/", "/docs/nothing", "/nothing")
             ),
         ]:
             for headers in ({}, with_key("wrong"), with_key(""), with_key("first-secret", "Basic")):
@@ -50,6 +51,51 @@ def test_every_path_but_health_needs_a_key(engine):
         assert 'tritserve_requests_total{route="/embed",status="401"} 4.0' in metrics.text
 
     ask(engine, talk, api_keys=KEYS)
+
+
+def test_the_page_at_docs_takes_the_key_that_it_does_not_need(engine):
+    """As Swagger UI does: it loads the page, what that loads, and the description that it names."""
+
+    async def talk(client):
+        page = await client.get("/docs")
+        assert page.status_code == 200
+        loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        loaded += re.findall(r"url: '([^']+)'", page.text)
+        assert {"openapi.json", "docs/assets/swagger-ui-bundle.js"} <= set(loaded)
+        for path in loaded:
+            answer = await client.get(f"/{path}")
+            assert answer.status_code == 200, path
+            assert "secret" not in answer.text if path == "openapi.json" else answer.content
+        description = (await client.get("/openapi.json")).json()
+        schemes = description["components"]["securitySchemes"]
+        assert schemes["api_key"] == {"type": "http", "scheme": "bearer"}
+        called = 0
+        for path, operations in description["paths"].items():
+            for method, operation in operations.items():
+                if operation.get("security") != [{"api_key": []}]:
+                    continue
+                called += 1
+                url = re.sub(r"\{\w+\}", "random", path)
+                assert (await client.request(method, url)).status_code == 401, path
+                keyed = await client.request(method, url, headers=with_key("first-secret"))
+                assert keyed.status_code != 401, path
+        assert called > 5
+
+    ask(engine, talk, api_keys=KEYS, admin_key="administrator")
+
+
+@pytest.mark.parametrize("given", ["bytes=0-9", "bytes=99999999-", "bytes=x", "lines=1-2"])
+def test_a_file_of_the_page_goes_whole_whatever_range_is_asked_for(engine, given):
+    async def talk(client):
+        path = "/docs/assets/swagger-ui.css"
+        whole = await client.get(path)
+        assert whole.headers["accept-ranges"] == "none"
+        part = await client.get(path, headers={"Range": given})
+        assert part.status_code == 200
+        assert part.content == whole.content
+        assert (await client.get("/docs/assets/nothing")).json()["error"]["type"] == "not_found"
+
+    ask(engine, talk)
 
 
 def test_a_body_without_a_key_is_not_read(engine):
@@ -127,6 +173,12 @@ def test_cors_is_off_unless_set(engine):
             "/embed", headers=preflight | {"Origin": "https://evil.example"}
         )
         assert "access-control-allow-origin" not in other.headers
+        assert other.status_code == 400
+        assert other.json()["error"] == {
+            "type": "origin_not_allowed",
+            "message": "Disallowed CORS origin",
+        }
+        assert "Origin" in other.headers["vary"]
         headers = {"Origin": "https://app.example"} | with_key("first-secret")
         answer = await client.post("/embed", json=BODY, headers=headers)
         exposed = answer.headers["access-control-expose-headers"]

@@ -1,6 +1,8 @@
 import asyncio
+import os
 import sys
 import threading
+from importlib.metadata import version
 from itertools import pairwise
 
 import httpx
@@ -13,7 +15,6 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.service.live import Watched, ask
 from tritserve.service.observing import tracing
-from tritserve.service.settings import SettingsError
 
 BODY = {"sequences": [[[0.125] * 3] * 2, [[0.25] * 3]]}
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -105,27 +106,109 @@ def test_requests_at_once_keep_their_spans_apart(engine, traces):
     assert all(sorted(names) == sorted([*STAGES, "POST /embed"]) for names in by_trace.values())
 
 
-def test_off_unless_an_endpoint_is_given(engine):
-    assert tracing.start({}) is None
-    assert tracing.start({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}) is None
-    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
-    for text in ("true", "True"):
-        assert tracing.start(endpoint | {"OTEL_SDK_DISABLED": text}) is None
+@pytest.fixture
+def started(monkeypatch, caplog):
+    """Starts tracing in an environment; the provider, and what was warned of."""
+    made = []
 
+    def start(**variables):
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("OTEL_")]:
+                patch.delenv(name)
+            for name, value in variables.items():
+                patch.setenv(f"OTEL_{name}", value)
+            made.append(tracing.start())
+        return made[-1], caplog.text
+
+    yield start
+    for provider in filter(None, made):
+        provider.shutdown()
+
+
+ENDPOINT = {"EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"EXPORTER_OTLP_ENDPOINT": ""},
+        ENDPOINT | {"SDK_DISABLED": "true"},
+        ENDPOINT | {"SDK_DISABLED": "True"},
+        ENDPOINT | {"TRACES_EXPORTER": "none"},
+        ENDPOINT | {"TRACES_EXPORTER": "none", "EXPORTER_OTLP_PROTOCOL": "grpc"},
+        {"TRACES_EXPORTER": "none"},
+    ],
+)
+def test_tracing_is_off_in_silence_where_nobody_asks_for_it(started, monkeypatch, variables):
+    # Nor is anything imported.
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
+    assert started(**variables) == (None, "")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        ENDPOINT,
+        {"EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/v1/traces"},
+        ENDPOINT | {"TRACES_EXPORTER": "otlp"},
+        ENDPOINT | {"EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+        ENDPOINT
+        | {"EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "EXPORTER_OTLP_PROTOCOL": "grpc"},
+        # At the address that the standard gives it.
+        {"TRACES_EXPORTER": "otlp"},
+    ],
+)
+def test_tracing_is_on_where_it_is_asked_for(started, variables):
+    provider, warned = started(**variables)
+    assert provider
+    assert warned == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "warning"),
+    [
+        ({"EXPORTER_OTLP_PROTOCOL": "grpc"}, "by http/protobuf, not by grpc"),
+        ({"TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER names zipkin"),
+        ({"BSP_MAX_QUEUE_SIZE": "0"}, "max_queue_size must be a positive integer"),
+        ({"SPAN_ATTRIBUTE_COUNT_LIMIT": "-5"}, "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be"),
+    ],
+)
+def test_traces_that_cannot_be_had_are_a_warning(started, variables, warning):
+    provider, warned = started(**ENDPOINT, **variables)
+    assert provider is None
+    assert warning in warned
+
+
+def test_tracing_without_its_packages_is_a_warning_that_says_what_helps(started, monkeypatch):
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
+    provider, warned = started(**ENDPOINT)
+    assert provider is None
+    assert "install tritserve with its extra 'tracing'" in warned
+    assert "OTEL_TRACES_EXPORTER=none" in warned
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({}, "tritserve"),
+        ({"RESOURCE_ATTRIBUTES": "service.name=speakers"}, "speakers"),
+        ({"RESOURCE_ATTRIBUTES": "service.name=speakers", "SERVICE_NAME": "vowels"}, "vowels"),
+    ],
+)
+def test_spans_name_the_service_as_the_environment_does(started, variables, name):
+    provider, _ = started(**ENDPOINT, **variables)
+    assert provider.resource.attributes["service.name"] == name
+    assert provider.resource.attributes["service.version"] == version("tritserve")
+
+
+def test_without_tracing_an_answer_names_no_span(engine):
     async def talk(client):
         answer = await client.post("/embed", json=BODY, headers=TRACEPARENT)
         assert "traceresponse" not in answer.headers
 
     ask(engine, talk)
-
-
-def test_what_cannot_be_had_is_an_error_at_the_start(monkeypatch):
-    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
-    with pytest.raises(SettingsError, match="not by grpc"):
-        tracing.start(endpoint | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
-    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
-    with pytest.raises(SettingsError, match="install tritserve with its extra 'tracing'"):
-        tracing.start(endpoint)
 
 
 def test_an_answer_is_the_same_with_tracing(engine, traces):

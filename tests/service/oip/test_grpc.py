@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 import grpc.aio
@@ -244,6 +244,40 @@ def test_a_full_service_answers_health_and_tells_others(engine, caplog):
     assert [line["status"] for line in lines].count(503) == 2
 
 
+def test_connections_are_bounded_and_not_only_calls(engine, monkeypatch):
+    monkeypatch.setattr("tritserve.service.oip.grpc.server.SPARE_CALLS", 1)
+
+    async def talk(call, app):
+        address = f"127.0.0.1:{app.state.service.settings.grpc_port}"
+
+        async def held():
+            connection = await asyncio.open_connection(*address.split(":"))
+            stack.push_async_callback(close, connection[1])
+            connection[1].write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+            return await connection[0].read(9)
+
+        async def close(writer):
+            writer.close()
+            await writer.wait_closed()
+
+        async with AsyncExitStack() as stack:
+            greetings = [await asyncio.wait_for(held(), 10) for _ in range(4)]
+        # Three are greeted by the server's own settings.
+        assert [bool(greeting) for greeting in greetings] == [True, True, True, False]
+
+    ask(engine, talk, max_connections=2)
+
+
+def test_the_line_of_a_refused_call_says_why(engine, caplog):
+    async def talk(call, _):
+        await refusal(call, "ModelInfer", b"\xff")
+        await call("ModelInfer", raw_request())
+
+    with caplog.at_level("INFO", "tritserve.access"), capture_logs([add_noted]) as lines:
+        ask(engine, talk)
+    assert [line.get("error") for line in lines] == ["unparseable", None]
+
+
 def test_messages_have_a_limit_of_their_own(engine):
     async def talk(call, _):
         name = messages.ModelMetadataRequest(name="x" * 4500)
@@ -311,6 +345,80 @@ def test_metadata_and_health(engine):
     ask(engine, talk)
 
 
+def test_hints_do_not_change_the_answer(engine):
+    expected = engine.embed(BATCH.values, BATCH.lengths)
+    size = BATCH.values.nbytes
+
+    async def talk(call, _):
+        request = hinted("request", timeout=60_000_000, content_type="np", binary_data_output=True)
+        request.parameters["priority"].uint64_param = 7
+        hinted("values", request, binary_data_size=size, content_type="np")
+        hinted("output", request, binary_data=True, content_type="np")
+        for asked in (request, hinted("request", timeout=0, binary_data_output=False)):
+            assert rows(await call("ModelInfer", asked)).tobytes() == expected.tobytes()
+
+    ask(engine, talk)
+
+
+def test_configuration_statistics_and_index(engine):
+    async def talk(call, app):
+        name = messages.ModelConfigRequest(name="random", version="1")
+        config = (await call("ModelConfig", name)).config
+        assert (config.name, config.max_batch_size) == ("random", 0)
+        assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
+            ("values", 11, [-1, 3]),
+            ("lengths", 9, [-1]),
+        ]
+        assert [(o.name, o.data_type, list(o.dims)) for o in config.output] == [
+            ("embeddings", 11, [-1, 16])
+        ]
+        await call("ModelInfer", raw_request())
+        for asked in (messages.ModelStatisticsRequest(name="random"), b""):
+            (model,) = (await call("ModelStatistics", asked)).model_stats
+            assert (model.name, model.inference_count, model.execution_count) == ("random", 3, 1)
+            durations = model.inference_stats
+            assert durations.success.count == durations.compute_infer.count == 1
+            assert durations.success.ns > durations.compute_infer.ns > 0
+        for method, request in [
+            ("ModelConfig", messages.ModelConfigRequest(name="other")),
+            ("ModelStatistics", messages.ModelStatisticsRequest(name="random", version="2")),
+        ]:
+            assert (await refusal(call, method, request)).code() == Code.NOT_FOUND
+        (model,) = (await call("RepositoryIndex")).models
+        assert (model.name, model.version, model.state) == ("random", "1", "READY")
+        request = messages.RepositoryIndexRequest(repository_name="x")
+        error = await refusal(call, "RepositoryIndex", request)
+        assert "there is no repository 'x'" in error.details()
+        app.state.service.draining = True
+        (model,) = (await call("RepositoryIndex")).models
+        assert (model.state, model.reason) == ("UNAVAILABLE", "the service is stopping")
+        request = messages.RepositoryIndexRequest(ready=True)
+        assert not (await call("RepositoryIndex", request)).models
+        app.state.service.draining = False
+
+    ask(engine, talk)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+        "/inference.GRPCInferenceService/RepositoryModelLoad",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    ],
+)
+def test_a_method_that_is_not_there_says_what_is(engine, path):
+    async def talk(call, app):
+        error = await refusal(call.channel.unary_unary(path), b"\x0a\x01x")
+        assert error.code() == Code.UNIMPLEMENTED
+        assert f"there is no method {path}; there are, of inference." in error.details()
+        for method in messages.SERVICE.methods:
+            assert method.name in error.details()
+        assert metric(app, 'tritserve_requests_total{route="grpc/other",status="501"}') == 1
+
+    ask(engine, talk)
+
+
 def test_grpcs_own_health_protocol_says_whether_it_is_ready(engine):
     async def talk(call, app):
         check = call.channel.unary_unary("/grpc.health.v1.Health/Check")
@@ -350,6 +458,27 @@ def with_nan():
     return changed(raw=[values.tobytes(), BATCH.lengths.tobytes()])
 
 
+EMPTY_BATCH = "the batch is empty: input 'values' has shape [0, 5, 3]; a batch needs at least one"
+
+
+def emptied():
+    request = messages.ModelInferRequest(model_name="random")
+    request.inputs.add(name="values", datatype="FP32", shape=[0, 5, 3])
+    return request
+
+
+def hinted(where, request=None, **parameters):
+    """A request with parameters of its own, of its input `values`, or of an output."""
+    request = request or raw_request()
+    if where == "output" and not request.outputs:
+        request.outputs.add(name="embeddings")
+    part = {"request": [request], "values": request.inputs, "output": request.outputs}[where][0]
+    for name, value in parameters.items():
+        kind = {bool: "bool_param", int: "int64_param", str: "string_param"}[type(value)]
+        setattr(part.parameters[name], kind, value)
+    return request
+
+
 def edited(edit, request=None):
     request = request or raw_request()
     edit(request)
@@ -369,6 +498,19 @@ def edited(edit, request=None):
         (changed(values={"shape": []}), Code.INVALID_ARGUMENT, "0 axes"),
         (changed(values={"shape": [14, 4]}), Code.INVALID_ARGUMENT, "does not have 168 bytes"),
         (changed(values={"shape": [2**62, 12]}), Code.INVALID_ARGUMENT, "does not have"),
+        (changed(values={"shape": [0, 5, 3]}, raw=[b"", b""]), Code.INVALID_ARGUMENT, EMPTY_BATCH),
+        (emptied(), Code.INVALID_ARGUMENT, EMPTY_BATCH),
+        (changed(values={"shape": [-1, 3]}), Code.INVALID_ARGUMENT, "sizes must be 1 or more"),
+        (hinted("values", content_type="pd"), Code.INVALID_ARGUMENT, "Input should be 'np'"),
+        (
+            hinted("values", binary_data_size=4),
+            Code.INVALID_ARGUMENT,
+            "has binary_data_size 4; its",
+        ),
+        (hinted("request", sequence_id=1), Code.INVALID_ARGUMENT, "no state is kept"),
+        (hinted("request", timeout="1"), Code.INVALID_ARGUMENT, "timeout: Input should be a valid"),
+        (hinted("request", timeout=1), Code.DEADLINE_EXCEEDED, "time limit passed"),
+        (hinted("output", classification=2), Code.INVALID_ARGUMENT, "nothing is classified"),
         (changed(raw=[b""]), Code.INVALID_ARGUMENT, "1 raw_input_contents for 2 inputs"),
         (changed(raw=[b"", b""]), Code.INVALID_ARGUMENT, "does not have 0 bytes"),
         (changed(parameter=("speed", "1")), Code.INVALID_ARGUMENT, "speed"),
@@ -395,7 +537,7 @@ def edited(edit, request=None):
         (
             edited(lambda r: r.inputs[0].parameters["x"], typed_request()),
             Code.INVALID_ARGUMENT,
-            "has parameters ['x']",
+            "parameters of input 'values': 'x' has no value",
         ),
     ],
 )

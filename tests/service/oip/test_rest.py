@@ -22,6 +22,7 @@ from tritserve.service.oip.rest.form import HEADER_LENGTH, InferForm
 BATCH = random_batch([1, 9, 4], 3)
 LIMITS = Limits(embed_dim=3, max_timesteps=9, max_sequences=50)
 INFER = "/v2/models/random/infer"
+EMPTY_BATCH = "the batch is empty: input 'values' has shape [0, 5, 3]; a batch needs at least one"
 
 
 def json_inputs(batch=BATCH):
@@ -121,7 +122,7 @@ def test_metadata_and_health(engine):
     async def talk(client):
         server = (await client.get("/v2")).json()
         assert server["name"] == "tritserve"
-        assert server["extensions"] == ["binary_tensor_data"]
+        assert server["extensions"] == ["binary_tensor_data", "model_configuration", "statistics"]
         for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/random/ready"):
             assert (await client.get(path)).status_code == 200
         for path in ("/v2/models/random", "/v2/models/random/versions/1"):
@@ -173,7 +174,9 @@ def change(**fields):
         (change(datatype="BYTES"), "datatype"),
         (change(datatype="FP16"), "no JSON form"),
         (change(shape=[14, 2]), "does not have 42 numbers"),
-        (change(shape=[-14, -3]), "does not have 42 numbers"),
+        (change(shape=[-14, -3]), "has shape [-14, -3]; sizes must be 1 or more"),
+        (change(shape=[0, 5, 3], data=[]), EMPTY_BATCH),
+        (change(shape=[2, 0, 3], data=[[], []]), "a sequence needs at least one timestep"),
         (change(shape=[2**62, 2**62]), "does not have 42 numbers"),
         (change(data=None), "either data or binary_data_size"),
         (change(data=["1"] * 42), "must be FP32 numbers"),
@@ -231,7 +234,7 @@ def test_damaged_bodies_are_read_or_refused(data):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     headers = {key.lower(): value for key, value in headers.items()}
     try:
-        request = InferForm(headers).decode(bytes(body), LIMITS)
+        request = InferForm(headers, "random").decode(bytes(body), LIMITS)
     except ServiceError as error:
         assert error.status in {400, 422}
     else:
@@ -320,7 +323,7 @@ def test_text_in_place_of_numbers_takes_no_memory():
     tracemalloc.start()
     try:
         with pytest.raises(InvalidError, match="bytes of JSON beside its numbers"):
-            InferForm({}).decode(json.dumps(request).encode(), LIMITS)
+            InferForm({}, "random").decode(json.dumps(request).encode(), LIMITS)
         assert tracemalloc.get_traced_memory()[1] < 100_000_000
     finally:
         tracemalloc.stop()
@@ -344,7 +347,7 @@ def test_any_input_is_read_or_refused(data, shape, datatype, name, size):
         tensor["parameters"] = {"binary_data_size": size}
     inputs = [*(given for given in json_inputs() if given["name"] != name), tensor]
     try:
-        request = InferForm({}).decode(json.dumps({"inputs": inputs}).encode(), LIMITS)
+        request = InferForm({}, "random").decode(json.dumps({"inputs": inputs}).encode(), LIMITS)
     except ServiceError as error:
         assert error.status in {400, 422}
     else:
@@ -353,51 +356,209 @@ def test_any_input_is_read_or_refused(data, shape, datatype, name, size):
 
 @pytest.mark.parametrize(
     "name",
-    ["lab/vowels", "a/b/c", "lab/versions/1/x", "infer", "ready", "é?", "stats", "lab/config"],
+    [
+        *("lab/vowels", "a/b/c", "é?", "a%2Fb", "100%", "infer", "ready", "stats", "config"),
+        *("a/infer", "a/ready", "a/versions/1", "lab/versions/1/x", "lab/config", "lab/stats"),
+    ],
 )
 def test_a_model_may_have_any_name(tmp_path, name):
     random_packed(tmp_path / "m", name=name, embed_dim=3, hidden_size=16, num_layers=1)
-    path = f"/v2/models/{quote(name, safe='')}"
+    # Encoded, and as Triton's clients write it.
+    paths = [f"/v2/models/{quote(name, safe=safe)}" for safe in ("", "/")]
 
     async def talk(client):
-        for end in ("", "/versions/1", "/ready", "/versions/1/ready"):
-            answer = await client.get(path + end)
-            assert answer.status_code == 200, end
-            assert answer.json()["name"] == name
-        for end in ("/infer", "/versions/1/infer"):
-            answer = await client.post(path + end, json={"inputs": json_inputs()})
-            assert answer.status_code == 200, end
-            assert answer.json()["model_name"] == name
-            assert (await client.get(path + end)).status_code == 405
-            wrong = path.replace("models/", "models/x/") + end
-            assert (await client.post(wrong, json={"inputs": json_inputs()})).status_code == 404
-        for end in ("/versions/2", "/versions/2/ready", "x", "/x", "/", "/x/ready"):
-            assert (await client.get(path + end)).status_code == 404, end
-        answer = await client.post(f"{path}/versions/2/infer", json={"inputs": json_inputs()})
-        assert "has no version '2'" in answer.json()["error"]
-        assert (await client.post(f"{path}/ready")).status_code == 405
+        for path in paths:
+            for end in ("", "/versions/1", "/ready", "/versions/1/ready", "/config"):
+                answer = await client.get(path + end)
+                assert answer.status_code == 200, end
+                assert answer.json()["name"] == name
+            for end in ("/stats", "/versions/1/stats"):
+                assert (await client.get(path + end)).json()["model_stats"][0]["name"] == name
+            for end in ("/infer", "/versions/1/infer"):
+                answer = await client.post(path + end, json={"inputs": json_inputs()})
+                assert answer.status_code == 200, end
+                assert answer.json()["model_name"] == name
+                assert (await client.get(path + end)).status_code == 405
+                wrong = path.replace("models/", "models/x/") + end
+                assert (await client.post(wrong, json={"inputs": json_inputs()})).status_code == 404
+            for end in ("/versions/2", "/versions/2/ready", "x", "/x", "/", "/x/ready"):
+                assert (await client.get(path + end)).status_code == 404, end
+            answer = await client.post(f"{path}/versions/2/infer", json={"inputs": json_inputs()})
+            assert "has no version '2'" in answer.json()["error"]
+            assert (await client.post(f"{path}/ready")).status_code == 405
 
     ask(Engine.load(tmp_path / "m"), talk)
 
 
+def test_the_name_follows_a_reload(tmp_path):
+    model = tmp_path / "m"
+    random_packed(model, name="a/infer", embed_dim=3, hidden_size=16, num_layers=1)
+
+    async def talk(client):
+        infer = "/v2/models/a/infer/infer"
+        assert (await client.post(infer, json={"inputs": json_inputs()})).status_code == 200
+        random_packed(model, name="a", embed_dim=3, hidden_size=16, num_layers=1)
+        key = {"Authorization": "Bearer administrator"}
+        assert (await client.post("/admin/reload", headers=key)).status_code == 200
+        assert (await client.post(infer, json={"inputs": json_inputs()})).status_code == 404
+        infer = "/v2/models/a/infer"
+        assert (await client.post(infer, json={"inputs": json_inputs()})).status_code == 200
+
+    ask(Engine.load(model), talk, model=model, admin_key="administrator")
+
+
+def test_the_configuration_is_what_triton_writes(engine):
+    async def talk(client):
+        for path in ("/v2/models/random/config", "/v2/models/random/versions/1/config"):
+            assert (await client.get(path)).json() == {
+                "name": "random",
+                "platform": "tritserve",
+                "backend": "tritserve",
+                "max_batch_size": 0,
+                "input": [
+                    {"name": "values", "data_type": "TYPE_FP32", "dims": [-1, 3]},
+                    {"name": "lengths", "data_type": "TYPE_INT64", "dims": [-1]},
+                ],
+                "output": [{"name": "embeddings", "data_type": "TYPE_FP32", "dims": [-1, 16]}],
+                "model_transaction_policy": {"decoupled": False},
+            }
+        for path in ("/v2/models/x/config", "/v2/models/random/versions/2/config"):
+            assert (await client.get(path)).status_code == 404
+
+    ask(engine, talk)
+
+
+async def statistics(client, path="/v2/models/random/stats"):
+    (model,) = (await client.get(path)).json()["model_stats"]
+    return model
+
+
+def test_statistics_are_what_the_metrics_say(engine):
+    async def talk(client):
+        before = await statistics(client)
+        assert (before["inference_count"], before["execution_count"]) == (0, 0)
+        assert {d["count"] for d in before["inference_stats"].values()} == {0}
+        for _ in range(3):
+            await client.post(INFER, json={"inputs": json_inputs()})
+        await client.post(INFER, json=change(shape=[14, 2]))
+        after = await statistics(client)
+        assert (after["name"], after["version"]) == ("random", "1")
+        assert (after["inference_count"], after["execution_count"]) == (9, 3)
+        durations = after["inference_stats"]
+        stages = ["queue", "compute_input", "compute_infer", "compute_output"]
+        assert {durations[name]["count"] for name in ["success", *stages]} == {3}
+        assert all(durations[name]["ns"] > 0 for name in stages)
+        parts = sum(durations[name]["ns"] for name in stages)
+        assert abs(durations["success"]["ns"] - parts) <= 4
+        assert durations["cache_hit"] == durations["cache_miss"] == {"count": 0, "ns": 0}
+        for path in ("/v2/models/stats", "/v2/models/random/versions/1/stats"):
+            assert await statistics(client, path) == after
+        assert (await client.get("/v2/models/x/stats")).status_code == 404
+
+    ask(engine, talk)
+
+
+def test_the_index_says_what_is_served_and_why_it_is_not_ready(engine):
+    async def talk(client):
+        index = "/v2/repository/index"
+        served = {"name": "random", "version": "1", "state": "READY", "reason": ""}
+        for asked in (b"", b"{}", b'{"ready": true}'):
+            assert (await client.post(index, content=asked)).json() == [served]
+        for wrong, status in [(b"{", 400), (b'{"redy": true}', 422), (bytes(5000), 413)]:
+            answer = await client.post(index, content=wrong)
+            assert answer.status_code == status
+            assert isinstance(answer.json()["error"], str)
+        client._transport.app.state.service.draining = True
+        served |= {"state": "UNAVAILABLE", "reason": "the service is stopping"}
+        assert (await client.post(index)).json() == [served]
+        assert (await client.post(index, json={"ready": True})).json() == []
+        client._transport.app.state.service.draining = False
+
+    ask(engine, talk)
+
+
+HINTS = {"timeout": 60_000_000, "priority": 7, "content_type": "np"}
+
+
+def test_hints_do_not_change_the_answer(engine):
+    inputs = [given | {"parameters": {"content_type": "np"}} for given in json_inputs()]
+    outputs = [{"name": "embeddings", "parameters": {"content_type": "np"}}]
+
+    async def talk(client):
+        for fields in (
+            {"parameters": HINTS, "outputs": outputs},
+            {"parameters": dict.fromkeys(HINTS)},
+            {"parameters": {"timeout": 0, "priority": 0, "sequence_id": None}},
+            {"model_name": "random", "model_version": "1"},
+            {"outputs": [{"name": "embeddings", "datatype": "FP32", "shape": [3, 16]}]},
+            {"outputs": [{"name": "embeddings", "datatype": "FP32", "shape": [-1, 16]}]},
+            {"outputs": [{"name": "embeddings", "datatype": None, "shape": None}]},
+        ):
+            answer = await client.post(INFER, json={"inputs": inputs, **fields})
+            assert answer.status_code == 200, answer.text
+            (output,) = answer.json()["outputs"]
+            assert np.array(output["data"], np.float32).tobytes() == expected(engine).tobytes()
+
+    ask(engine, talk)
+
+
+def with_output(**fields):
+    return {"inputs": json_inputs(), "outputs": [{"name": "embeddings", **fields}]}
+
+
 @pytest.mark.parametrize(
-    ("path", "asked"),
+    ("request_", "status", "message"),
     [
-        ("stats", "stats"),
-        ("random/stats", "stats"),
-        ("random/versions/1/stats", "stats"),
-        ("random/config", "config"),
-        ("random/versions/1/config", "config"),
+        ({"model_name": "other"}, 404, "there is no model 'other', only 'random'"),
+        ({"model_version": "2"}, 404, "'random' has no version '2'"),
+        ({"parameters": {"content_type": "pd"}}, 422, "parameters.content_type: Input should be"),
+        ({"parameters": {"sequence_id": 5}}, 422, "no state is kept between requests"),
+        ({"parameters": {"timeout": -1}}, 422, "parameters.timeout"),
+        ({"parameters": {"timeout": "1"}}, 422, "parameters.timeout"),
+        ({"parameters": {"priority": True}}, 422, "parameters.priority"),
+        (change(parameters={"content_type": "str"}), 422, "content_type: Input should be 'np'"),
+        (change(parameters={"shared_memory_region": "x"}), 422, "shared memory is not read"),
+        (with_output(parameters={"classification": 3}), 422, "nothing is classified"),
+        (with_output(datatype="FP16"), 422, "'embeddings' is FP32, not 'FP16'; the parameter 'pre"),
+        (with_output(shape=[3, 64]), 422, "'embeddings' has shape [3, 16], not [3, 64]"),
+        (with_output(shape=[3]), 422, "'embeddings' has shape [3, 16], not [3]"),
+        (with_output(shape=[]), 422, "'embeddings' has shape [3, 16], not []"),
     ],
 )
-def test_what_only_triton_serves_is_named(engine, path, asked):
+def test_what_would_change_the_answer_is_refused(engine, request_, status, message):
     async def talk(client):
-        answer = await client.get(f"/v2/models/{path}")
-        assert answer.status_code == 404
-        expected = f"'{asked}' is an extension of Triton's, which is not served"
-        assert answer.json() == {"error": expected}
-        # A name like any other.
-        assert "there is no model" in (await client.get("/v2/models/config")).json()["error"]
+        answer = await client.post(INFER, json={"inputs": json_inputs(), **request_})
+        assert answer.status_code == status, answer.text
+        assert message in answer.json()["error"]
+
+    ask(engine, talk)
+
+
+def test_a_timeout_is_a_deadline_in_microseconds(engine):
+    async def talk(client):
+        request = {"inputs": json_inputs(), "parameters": {"timeout": 1}}
+        for headers in ({}, {"X-Request-Timeout-Ms": "60000"}):
+            answer = await client.post(INFER, json=request, headers=headers)
+            assert answer.status_code == 504
+            assert "time limit passed" in answer.json()["error"]
+        assert (await statistics(client))["execution_count"] == 0
+
+    ask(engine, talk)
+
+
+def test_an_empty_batch_is_told_so_in_bytes_too(engine):
+    body, headers = binary_request()
+    head = json.loads(body[: int(headers[HEADER_LENGTH])])
+    for given_input in head["inputs"]:
+        given_input["parameters"]["binary_data_size"] = 0
+    head["inputs"][0]["shape"] = [0, 5, 3]
+    text = json.dumps(head).encode()
+
+    async def talk(client):
+        changed = headers | {HEADER_LENGTH: str(len(text))}
+        answer = await client.post(INFER, content=text, headers=changed)
+        assert answer.status_code == 422
+        assert EMPTY_BATCH in answer.json()["error"]
 
     ask(engine, talk)
 

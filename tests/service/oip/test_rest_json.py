@@ -117,7 +117,9 @@ def test_a_large_request_is_read_in_pieces():
     text = request(f'"data": {numbers.tolist()}', str([1] * 20_000)).decode()
     text = text.replace("[2, 2]", "[20000, 2]").replace('"shape": [2]', '"shape": [20000]')
     limits = Limits(2, 9, 50_000, 50_000)
-    assert np.array_equal(InferForm({}).decode(text.encode(), limits).sequences.values, numbers)
+    assert np.array_equal(
+        InferForm({}, "random").decode(text.encode(), limits).sequences.values, numbers
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,10 +136,10 @@ def test_a_large_request_is_read_in_pieces():
 )
 def test_a_list_is_never_taken_for_another(values):
     with pytest.raises(ServiceError) as caught:
-        InferForm({}).decode(request(values), LIMITS)
+        InferForm({}, "random").decode(request(values), LIMITS)
     assert caught.value.status == 422
 
 
 def test_not_a_number_is_named_with_its_place():
     with pytest.raises(InvalidError, match="sequence 1, timestep 0, feature 0 is nan"):
-        InferForm({}).decode(request('"data": [1, 2, NaN, 4]'), LIMITS)
+        InferForm({}, "random").decode(request('"data": [1, 2, NaN, 4]'), LIMITS)

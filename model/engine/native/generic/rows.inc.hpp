@@ -188,14 +188,26 @@ void maximum(const float* x, size_t stride, size_t rows, size_t width, float* ou
   }
 }
 
+// Rows that are summed one after the other. A chain of thousands would lose digits, so the sums of
+// these parts are joined by Kahan's: what rounding put too much into the total leaves the next part.
+constexpr size_t kPartRows = 64;
+
 void mean(const float* x, size_t stride, size_t rows, size_t width, bool rising, float* out) {
   const size_t weights = rising ? rows * (rows + 1) / 2 : rows;
   const Floats divisor = splat(static_cast<float>(weights));
   for (size_t i = 0; i < width; i += kLanes) {
-    Floats total = splat(0.0f);
-    for (size_t row = 0; row < rows; ++row) {
-      const Floats weight = splat(rising ? static_cast<float>(row + 1) : 1.0f);
-      total = fma(weight, load(x + row * stride + i), total);
+    Floats total = splat(0.0f), excess = splat(0.0f);
+    for (size_t begin = 0; begin < rows; begin += kPartRows) {
+      const size_t end = rows - begin < kPartRows ? rows : begin + kPartRows;
+      Floats part = splat(0.0f);
+      for (size_t row = begin; row < end; ++row) {
+        const Floats weight = splat(rising ? static_cast<float>(row + 1) : 1.0f);
+        part = fma(weight, load(x + row * stride + i), part);
+      }
+      part = sub(part, excess);
+      const Floats joined = add(total, part);
+      excess = sub(sub(joined, total), part);
+      total = joined;
     }
     store_first(out + i, div(total, divisor), width - i);
   }

@@ -1,0 +1,109 @@
+"""A batch as it is sent: cut as the model allows, and in parts as the limits do."""
+
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tritserve.model.sequences import Sequences, check_finite
+from tritserve.service.forms.choices import Overlong, truncate
+
+# So that a part finds room in the queue, and leaves some to others.
+PARTS_IN_QUEUE = 4
+
+# More than the header that safetensors writes.
+HEADER_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may be, as far as it is known.
+
+    Attributes:
+        revision: of the model that takes `max_timesteps`; None before the service was asked.
+        max_timesteps: of a sequence.
+        max_sequences: of a request.
+        request_timesteps: of all sequences of a request.
+        body_bytes: of a request.
+        proxy_bytes: of a request, as found by what a proxy refused.
+    """
+
+    revision: str | None = None
+    max_timesteps: int = sys.maxsize
+    max_sequences: int = sys.maxsize
+    request_timesteps: int = sys.maxsize
+    body_bytes: int = sys.maxsize
+    proxy_bytes: int = sys.maxsize
+
+    def told_by(self, info: dict[str, Any]) -> "Limits":
+        """With those of `GET /info`."""
+        limits = info["limits"]
+        return replace(
+            self,
+            revision=info["revision"],
+            max_timesteps=limits["max_timesteps"],
+            max_sequences=limits["max_sequences"],
+            request_timesteps=min(
+                limits["max_request_timesteps"], limits["queue_timesteps"] // PARTS_IN_QUEUE
+            ),
+            body_bytes=limits["max_body_bytes"],
+        )
+
+
+class Load:
+    """A batch as it is sent under given limits.
+
+    Args:
+        batch: whole.
+        overlong: what to do with sequences longer than the model takes. Where its limit is known,
+            what the model would not see is not sent.
+        limits: of a request.
+
+    Attributes:
+        truncated: the rows that were cut here.
+
+    Raises:
+        SequenceError: a sequence is to be cut, and some value of the batch is not finite: after
+            the cut the service could not see it.
+    """
+
+    def __init__(self, batch: Sequences, overlong: Overlong, limits: Limits) -> None:
+        self._batch, self.truncated = batch, list[int]()
+        if overlong != "error":
+            self._batch, self.truncated = truncate(batch, overlong, limits.max_timesteps)
+        if self.truncated:
+            check_finite(batch.values, batch.lengths)
+        self._limits = limits
+        self._timesteps = self._batch.offsets
+        width = batch.values.itemsize * batch.values.shape[1]
+        item = batch.lengths.itemsize
+        self._bytes = width * self._timesteps + item * np.arange(len(batch) + 1)
+
+    def part(self, first: int) -> range:
+        """The rows from `first` on that go into one request, one at least."""
+        limits, timesteps, size = self._limits, self._timesteps, self._bytes
+        room = min(limits.body_bytes, limits.proxy_bytes) - HEADER_BYTES
+        fitting = min(
+            first + limits.max_sequences,
+            _last_within(timesteps, first, limits.request_timesteps),
+            _last_within(size, first, room),
+        )
+        return range(first, max(first + 1, fitting))
+
+    def take(self, rows: range) -> Sequences:
+        """The sequences of a part, as views."""
+        first, last = self._timesteps[[rows.start, rows.stop]]
+        return Sequences(
+            self._batch.values[first:last], self._batch.lengths[rows.start : rows.stop]
+        )
+
+    def size(self, rows: range) -> int:
+        """Bytes of a request with these rows, about."""
+        return int(self._bytes[rows.stop] - self._bytes[rows.start]) + HEADER_BYTES
+
+
+def _last_within(offsets: Any, first: int, most: int) -> int:
+    """The last row, exclusive, to which no more than `most` lies from row `first` on."""
+    until = min(int(offsets[first]) + most, int(offsets[-1]))
+    return int(np.searchsorted(offsets, until, "right")) - 1
