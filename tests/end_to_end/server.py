@@ -110,7 +110,7 @@ def connect(url: str) -> socket.socket:
 
 def log_lines(log: Path) -> list[dict[str, Any]]:
     """Every line of a log so far; one that is not JSON is an error."""
-    return [json.loads(line) for line in log.read_text().splitlines()]
+    return [json.loads(line) for line in log.read_bytes().splitlines()]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:

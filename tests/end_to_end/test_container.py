@@ -11,9 +11,8 @@ import tritonclient.grpc as triton
 import yaml
 
 from tests.builders import ROOT
-from tests.end_to_end.server import serving
+from tests.end_to_end.server import log_lines, serving
 from tests.end_to_end.test_connections import certificate
-from tests.end_to_end.test_seeing import parse
 from tests.end_to_end.test_triton_client import MODEL, free_port
 from tritserve.model.pretrained import DEFAULT_MODEL
 
@@ -84,7 +83,7 @@ def test_several_workers_need_none_either_but_do_not_count_together(tmp_path):
             assert client.is_model_ready(MODEL, headers={"authorization": KEY["Authorization"]})
         process.terminate()
         assert process.wait(20) == 0, log.read_text()
-    warnings = [line["event"] for line in parse(log.read_text()) if line["level"] == "warning"]
+    warnings = [line["event"] for line in log_lines(log) if line["level"] == "warning"]
     (told,) = [event for event in warnings if "do not count together" in event]
     assert "mount a tmpfs at /tmp" in told
 
