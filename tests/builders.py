@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tritserve.model.config import ModelConfig
+from tritserve.model.config import Channels, ModelConfig
 from tritserve.model.engine.engine import Engine
 from tritserve.model.network.bitnet import BitNet
 from tritserve.model.packed.content import PackedModel, unpack
@@ -27,6 +27,14 @@ _CHOICES = {
     "attention": ["causal", "full"],
     "pooling": ["last", "mean", "weighted_mean", "mean_max"],
     "differences": [0, 2],
+}
+CHANNELS = {
+    "embed_dim": None,
+    "channels": Channels(points=24, patch=4, window=60, segments=4, shape_size=40, levels_size=12),
+    "attention": "full",
+    "pooling": "mean_max",
+    "positions": "rope",
+    "window_size": 1000,
 }
 SETTINGS = [dict(zip(_CHOICES, picks, strict=True)) for picks in product(*_CHOICES.values())]
 ROOT = Path(__file__).parent.parent

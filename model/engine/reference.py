@@ -108,7 +108,9 @@ class Reference:
         count = values.shape[1]
         shapes = self._join("join.shape", rows, count)
         levels = self._join("join.levels", seen.levels, count)
-        return np.concatenate([shapes, levels], axis=1) / np.sqrt(np.float32(count))
+        joined: FloatArray = np.concatenate([shapes, levels], axis=1)
+        joined /= np.sqrt(np.float32(count))
+        return joined
 
     def _join(self, name: str, rows: FloatArray, count: int) -> FloatArray:
         """The channels of each sequence, `[batch * count, in]`, to one row, `[batch, out]`."""

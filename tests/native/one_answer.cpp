@@ -1,6 +1,7 @@
 // Embeds random batches with random models on every instruction set of this machine and with
 // several numbers of threads, and prints a hash of the embeddings' bytes for each case. Ends with
 // an error if two disagree. Runs under sanitizers, and on other processors to compare hashes.
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -86,6 +87,16 @@ Settings random_settings(Random& random) {
   s.causal = random.below(2);
   s.pooling = static_cast<Pooling>(random.below(4));
   s.rope_theta = 10000.0;
+  s.by_channel = random.below(3) == 0;
+  if (s.by_channel) {
+    const size_t patch = 1 + random.below(9);
+    s.channels = {patch * (1 + random.below(20)), patch,
+                  1 + random.below(200),          1 + random.below(20),
+                  1 + random.below(100),          1 + random.below(100)};
+    s.embed_dim = s.channels.token_size();
+    s.stride = 1;
+    s.differences = 0;
+  }
   return s;
 }
 
@@ -110,6 +121,17 @@ Source random_source(Random& random, const Settings& s) {
     add_layer(source, random, s, block + ".ffn.down", s.hidden_size, s.inner_size);
   }
   add_norm(source, random, s, "final_norm");
+  if (s.by_channel) {
+    const ChannelSettings& c = s.channels;
+    add_floats(source, random, "join.mean", s.pooled_size(), 0.0f, 0.1f);
+    add_floats(source, random, "join.std", s.pooled_size(), 5.0f, 1.0f);
+    add_layer(source, random, s, "join.shape", c.shape_size, s.pooled_size());
+    add_layer(source, random, s, "join.levels", c.levels_size, c.levels());
+    if (random.below(2)) {
+      add_floats(source, random, "calibration.center", 2, 0.0f, 1.0f);
+      add_floats(source, random, "calibration.spread", 2, 5.0f, 1.0f);
+    }
+  }
   return source;
 }
 
@@ -178,8 +200,11 @@ void check_case(uint64_t seed) {
     lengths.push_back(static_cast<int64_t>(1 + random.below(random.below(4) ? 70 : 600)));
     timesteps += static_cast<size_t>(lengths.back());
   }
+  const size_t width = settings.by_channel ? 1 + random.below(5) : settings.embed_dim;
+  const bool apart = settings.by_channel && random.below(2);
   std::vector<float> values;
-  for (size_t i = 0; i < timesteps * settings.embed_dim; ++i) values.push_back(random.number());
+  for (size_t i = 0; i < timesteps * width; ++i)
+    values.push_back(settings.by_channel && !random.below(20) ? NAN : random.number());
 
   uint64_t first = 0;
   bool any = false;
@@ -188,8 +213,10 @@ void check_case(uint64_t seed) {
     for (const int threads : {1, 2, 3, 48}) {
       Encoder encoder(settings, source.arrays(), *kernels, threads);
       encoder.alone_work = 0.0;
-      std::vector<float> out(lengths.size() * settings.output_size());
-      encoder.embed(values.data(), timesteps, lengths.data(), lengths.size(), out.data());
+      const size_t size = apart ? width * settings.channel_size() : settings.output_size();
+      std::vector<float> out(lengths.size() * size);
+      encoder.embed(values.data(), timesteps, width, lengths.data(), lengths.size(), apart,
+                    out.data());
       const uint64_t answer = hash(out);
       if (any && answer != first) {
         std::fprintf(stderr, "case %llu: %s with %d threads disagrees\n",
