@@ -21,7 +21,7 @@ class CalibrationError(UserError):
 
 
 def channel_statistics(values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Mean and deviation of each channel of `[timesteps, channels]`, float32; NaN counts as missing.
+    """Mean and deviation of each channel of `[timesteps, channels]`; NaN counts as missing.
 
     Raises:
         CalibrationError: a channel has no value, or one value only.
@@ -36,8 +36,7 @@ def channel_statistics(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     flat = np.flatnonzero(~(spread.astype(np.float32) > 0))
     if len(flat):
         raise CalibrationError(
-            f"channel {flat[0]} does not vary in the data; leave it out, or calibrate by data where "
-            "it does"
+            f"channel {flat[0]} does not vary in the data; calibrate by data where it does"
         )
     return center.astype(np.float32), spread.astype(np.float32)
 

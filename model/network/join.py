@@ -55,7 +55,8 @@ class Join(nn.Module):
             _joined(self.shape, (rows - self.mean) / self.std, count),
             _joined(self.levels, levels, count),
         ]
-        return torch.cat(parts, dim=1) / count**0.5
+        joined: Tensor = torch.cat(parts, dim=1) / count**0.5
+        return joined
 
 
 def _drawn(config: ModelConfig, in_features: int, out_features: int, weight: float) -> BitLinear:
