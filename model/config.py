@@ -15,7 +15,7 @@ MAX_WIDTH = 65_536
 MAX_TIMESTEPS = 1_048_576
 MAX_STRIDE = 1_024
 # What is told of a channel beside the means of segments.
-LEVELS = 9
+LEVELS = 7
 # Letters of a model's name.
 MAX_NAME = 200
 

@@ -9,6 +9,8 @@ namespace tritserve {
 namespace {
 
 constexpr double kMostDeviations = 8.0;
+constexpr double kLevelWeights[ChannelSettings::kLevels] = {2.4, 3.4, 1.8, 1.8, 3.8, 8.0, 4.0};
+constexpr double kSegmentWeight = 0.8;
 constexpr double kFloor = 0.05, kUncalibratedFloor = 1e-6, kStepFloor = 1e-3;
 
 struct Moments {
@@ -165,11 +167,11 @@ void ChannelReader::levels(float* out) {
   for (size_t t = 1; t < n; ++t) change += std::fabs(series_[t] - series_[t - 1]);
   if (n > 1) change /= static_cast<double>(n - 1);
   const double rows[ChannelSettings::kLevels] = {
-      whole.mean, whole.deviation, *lowest,  *highest, series_.front(), series_.back(),
-      change,     fourth_root(whole.deviation), missing_};
-  for (const double level : rows) *out++ = static_cast<float>(squash(level));
+      whole.mean, whole.deviation, *lowest, *highest, change, fourth_root(whole.deviation), missing_};
+  for (size_t i = 0; i < ChannelSettings::kLevels; ++i)
+    *out++ = static_cast<float>(squash(rows[i]) * kLevelWeights[i]);
   draw(0, n, s_.segments);
-  for (const double mean : drawn_) *out++ = static_cast<float>(squash(mean));
+  for (const double mean : drawn_) *out++ = static_cast<float>(squash(mean) * kSegmentWeight);
 }
 
 }  // namespace tritserve

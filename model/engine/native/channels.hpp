@@ -12,7 +12,7 @@ namespace tritserve {
 struct ChannelSettings {
   size_t points = 0, patch = 0, window = 0, segments = 0, shape_size = 0, levels_size = 0;
 
-  static constexpr size_t kLevels = 9;
+  static constexpr size_t kLevels = 7;
 
   size_t token_size() const { return 2 * patch + 2; }
   size_t tokens() const { return points / patch; }
