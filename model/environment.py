@@ -12,7 +12,7 @@ MAX_THREADS = 1_024
 _QUOTA_FILES = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
 
 
-def available_processors(root: Path = Path("/")) -> int:
+def available_processors(root: Path | str = Path("/")) -> int:
     """Processors that this process may use: its affinity, within its control groups' quotas.
 
     Quotas are shared with whatever else is in the group, and hold for the groups within it: the
@@ -21,7 +21,7 @@ def available_processors(root: Path = Path("/")) -> int:
     Args:
         root: of the file system that holds /proc and the control groups.
     """
-    quotas = map(_quota, _control_groups(root))
+    quotas = map(_quota, _control_groups(Path(root)))
     return max(1, math.floor(min([len(os.sched_getaffinity(0)), *quotas])))
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.quality.rows import ROWS, Case
-from tritserve.model.data.dataset import Dataset, Labels, load, write
+from tritserve.model.data.dataset import Dataset, Labels, load
+from tritserve.model.data.writing import write
 
 
 def _unseen(case: Case) -> Case:

@@ -17,8 +17,6 @@ from tritserve.model.engine.engine import Engine
 from tritserve.service.app import create_app
 from tritserve.service.settings import Settings
 
-# In one process: what it was answered is looked at in the end.
-pytestmark = pytest.mark.xdist_group("conformance")
 ADMIN_KEY = "administrator"
 
 

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tritserve.model.data.dataset import DataError, write
+from tritserve.model.data.dataset import DataError
+from tritserve.model.data.writing import write
 from tritserve.model.sequences import SequenceError, Sequences
 
 ROWS = [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import tritserve.model
-from tritserve.model.data import dataset
+from tritserve.model.data import dataset, writing
 from tritserve.model.engine.engine import Engine
 from tritserve.model.packed import file
 from tritserve.model.training import checkpoint
@@ -49,7 +49,7 @@ def test_whoever_takes_a_path_takes_a_string():
 def test_strings_lead_from_data_to_embeddings(tmp_path):
     base = str(tmp_path)
     values = np.random.default_rng(0).standard_normal((8, 5, 3))
-    dataset.write(f"{base}/d.npz", values, [0, 1] * 4)
+    writing.write(f"{base}/d.npz", values, [0, 1] * 4)
     assert len(dataset.load(f"{base}/d.npz", "train").sequences) == 8
     Path(f"{base}/r.toml").write_text(to_toml(recipe_for(f"{base}/d.npz")))
     ruled = read_recipe(f"{base}/r.toml")

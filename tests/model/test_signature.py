@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from tests.builders import random_bitnet
-from tritserve.model.data.dataset import DataError, load, write
+from tritserve.model.data.dataset import DataError, load
+from tritserve.model.data.writing import write
 from tritserve.model.packed.file import PackedFileError, parse, read
 from tritserve.model.signature import FeatureError, Signature
 from tritserve.model.training.checkpoint import load as load_checkpoint

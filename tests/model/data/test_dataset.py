@@ -9,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.builders import DATA
-from tritserve.model.data.dataset import DataError, Dataset, load, write
+from tritserve.model.data.dataset import DataError, Dataset, load
 from tritserve.model.data.split import hold_out
+from tritserve.model.data.writing import write
 from tritserve.model.sequences import Sequences
 
 

@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
-from tritserve.model.data.dataset import DataError, load, write
+from tritserve.model.data.dataset import DataError, load
+from tritserve.model.data.writing import write
 from tritserve.model.errors import DataWarning
 
 # 20 sequences of 6 channels and 100 timesteps, as aeon, sktime and torch have them.

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tritserve.model.data.dataset import DataError, Dataset, load, write
+from tritserve.model.data.dataset import DataError, Dataset, load
 from tritserve.model.data.split import hold_out
+from tritserve.model.data.writing import write
 from tritserve.model.sequences import Sequences
 
 

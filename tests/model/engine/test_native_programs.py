@@ -8,9 +8,6 @@ import pytest
 
 from tests.builders import ROOT
 
-# Both in one process, so that the instrumented program is built once.
-pytestmark = pytest.mark.xdist_group("native programs")
-
 SOURCE = ROOT / "model" / "engine" / "native"
 CASES = "12"
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.builders import DATA
-from tritserve.model.data.dataset import DataError, load, write
+from tritserve.model.data.dataset import DataError, load
+from tritserve.model.data.writing import write
 from tritserve.model.errors import DataWarning
 from tritserve.model.training import scores
 from tritserve.model.training.log import read_log

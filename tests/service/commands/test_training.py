@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tritserve.model.data.dataset import load, write
+from tritserve.model.data.dataset import load
+from tritserve.model.data.writing import write
 from tritserve.model.packed.file import read
 from tritserve.model.training.recipe import read_recipe
 from tritserve.service.commands.cli import main
