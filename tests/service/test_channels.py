@@ -12,11 +12,13 @@ import safetensors.numpy
 from tests.builders import CHANNELS, npy, random_packed
 from tests.service.client.test_client import against_app
 from tests.service.live import Watched, ask
+from tests.service.oip.test_grpc import ask as ask_grpc
+from tests.service.oip.test_grpc import raw_request
 from tests.service.oip.test_rest import binary_request, json_inputs
 from tritserve.model.channels import windows
 from tritserve.model.engine.calibration import calibrate
 from tritserve.model.engine.engine import Engine
-from tritserve.model.packed.file import parse
+from tritserve.model.packed.file import PackedFileError, parse
 from tritserve.model.sequences import Sequences
 from tritserve.model.signature import Signature
 from tritserve.service.forms.cost import Cost
@@ -402,3 +404,21 @@ def test_bytes_of_the_protocol_may_be_channels_apart(by_channel):
 
     expected = by_channel.embed(batch.values, batch.lengths, apart=True)
     assert ask(by_channel, talk) == expected.tobytes()
+
+
+def test_over_grpc_values_may_be_missing_and_channels_apart(by_channel):
+    batch = batch_of(with_gaps(walk(4)), walk(4, 3))
+    request = raw_request(batch)
+    request.parameters["channels"].string_param = "apart"
+
+    async def talk(call, _):
+        return (await call("ModelInfer", request)).raw_output_contents[0]
+
+    expected = by_channel.embed(batch.values, batch.lengths, apart=True)
+    assert ask_grpc(by_channel, talk) == expected.tobytes()
+
+
+def test_names_of_other_channels_than_those_that_are_calibrated_are_refused(packed):
+    ones = np.ones(3, np.float32)
+    with pytest.raises(PackedFileError, match="there are 2 feature names, and 3 features"):
+        calibrate(packed, ones, ones, Signature(feature_names=("speed", "torque")))
