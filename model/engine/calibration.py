@@ -14,6 +14,7 @@ from tritserve.model.errors import UserError
 from tritserve.model.packed.content import PackedModel
 from tritserve.model.packed.file import parse, serialize
 from tritserve.model.sequences import FloatArray
+from tritserve.model.signature import NO_SIGNATURE, Signature
 
 
 class CalibrationError(UserError):
@@ -41,17 +42,23 @@ def channel_statistics(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     return center.astype(np.float32), spread.astype(np.float32)
 
 
-def calibrate(model: PackedModel, center: FloatArray, spread: FloatArray) -> bytes:
+def calibrate(
+    model: PackedModel,
+    center: FloatArray,
+    spread: FloatArray,
+    signature: Signature = NO_SIGNATURE,
+) -> bytes:
     """The packed file of the same model, calibrated.
 
     Args:
         model: sees channels one by one.
         center: `[channels]` float32.
         spread: `[channels]` float32, above zero.
+        signature: what the channels mean, as far as that is known.
 
     Raises:
         CalibrationError: the model's channels are its own.
-        PackedFileError: center and spread do not fit each other.
+        PackedFileError: center, spread and signature do not fit each other.
     """
     if not model.config.channels:
         raise CalibrationError(
@@ -71,7 +78,7 @@ def calibrate(model: PackedModel, center: FloatArray, spread: FloatArray) -> byt
         training=model.training,
         layers=model.layers,
         tensors=tensors,
-        signature=model.signature,
+        signature=signature,
     )
     parse(data)
     return data

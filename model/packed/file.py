@@ -158,7 +158,6 @@ def parse(data: bytes) -> PackedModel:
         raise PackedFileError(f"metadata 'training' is not JSON: {error}") from error
     if not isinstance(training, dict):
         raise PackedFileError("metadata 'training' is not a JSON object")
-    signature = _parse_signature(metadata, config)
 
     expected = layout(config)
     golden = _take_golden(arrays, config)
@@ -167,7 +166,9 @@ def parse(data: bytes) -> PackedModel:
         name: _take(arrays, name, np.dtype(np.float32), [shape])
         for name, shape in expected.tensors.items()
     }
-    tensors |= _take_calibration(arrays, config)
+    calibration = _take_calibration(arrays, config)
+    signature = _parse_signature(metadata, config, calibration)
+    tensors |= calibration
     if arrays:
         raise PackedFileError(f"unknown tensors, the config has no place for them: {list(arrays)}")
     for name in ("standardize.std", "join.std"):
@@ -185,10 +186,13 @@ def parse(data: bytes) -> PackedModel:
     )
 
 
-def _parse_signature(metadata: Mapping[str, str], config: ModelConfig) -> Signature:
+def _parse_signature(
+    metadata: Mapping[str, str], config: ModelConfig, calibration: Mapping[str, FloatArray]
+) -> Signature:
+    center = calibration.get("calibration.center")
     try:
         signature = Signature.model_validate_json(metadata.get(SIGNATURE_KEY, "{}"))
-        signature.check_width(config.embed_dim)
+        signature.check_width(config.embed_dim if center is None else len(center))
     except ValidationError as error:
         raise PackedFileError(f"metadata 'signature' is not valid: {explain(error)}") from error
     except FeatureError as error:

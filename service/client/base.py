@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tritserve.service.client.connections import Connections
 from tritserve.service.client.exchange import Exchange, Exchanges, rows_of
-from tritserve.service.forms.choices import Overlong, Precision
+from tritserve.service.forms.choices import Channels, Overlong, Precision
 
 SequencesLike = npt.NDArray[Any] | Iterable[npt.ArrayLike]
 
@@ -65,6 +65,7 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
         overlong: Overlong = "error",
         precision: Precision = "float32",
         features: Sequence[str] | None = None,
+        channels: Channels = "joined",
     ) -> Rows:
         """Embeds sequences.
 
@@ -75,12 +76,15 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
             overlong: what to do with sequences longer than the model takes; `embed_detailed`
                 tells which were shortened.
             precision: of the numbers on the wire. `int8` comes back as float32, its scales
-                applied; `binary` as bits, uint8 `[batch, hidden_size / 8]`.
+                applied; `binary` as bits, uint8 `[batch, output_size / 8]`.
             features: the features' names in the order of the columns; the service puts them into
                 the model's order, and refuses names that are not the model's.
+            channels: `apart` to keep all channels, in order, of a model that sees them one by
+                one. Such a model takes NaN where a value is missing.
 
         Returns:
-            `[batch, hidden_size]`, float32 or float16 as asked.
+            `[batch, output_size]`, or with channels apart `[batch, channels * channel_size]`,
+            float32 or float16 as asked.
 
         Raises:
             RequestError: the service refused, or something before it did.
@@ -89,7 +93,9 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
             httpx.TransportError: the service could not be reached in time.
             RuntimeError: the client is closed, or its transport is in use elsewhere.
         """
-        exchange = self._exchanges.embed(sequences, normalize, overlong, precision, features)
+        exchange = self._exchanges.embed(
+            sequences, normalize, overlong, precision, features, channels
+        )
         result: Rows = self._run(rows_of(exchange))
         return result
 
@@ -101,6 +107,7 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
         overlong: Overlong = "error",
         precision: Precision = "float32",
         features: Sequence[str] | None = None,
+        channels: Channels = "joined",
     ) -> Detailed:
         """As `embed`; also tells which rows were shortened, the model, and the time it took.
 
@@ -109,7 +116,9 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
         Returns:
             An `Answer`: `embeddings`, `truncated`, `model` and `timing_ms`.
         """
-        exchange = self._exchanges.embed(sequences, normalize, overlong, precision, features)
+        exchange = self._exchanges.embed(
+            sequences, normalize, overlong, precision, features, channels
+        )
         result: Detailed = self._run(exchange)
         return result
 

@@ -22,7 +22,7 @@ from tritserve.model.packed.tensors import save_tensors
 from tritserve.model.sequences import Sequences
 from tritserve.service.client.parts import Limits, Load
 from tritserve.service.client.replies import Answer, RequestError, check, join, read, read_info
-from tritserve.service.forms.choices import Overlong, Precision
+from tritserve.service.forms.choices import Channels, Overlong, Precision
 from tritserve.service.forms.media import SAFETENSORS
 
 RETRIED = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
@@ -88,6 +88,7 @@ class Exchanges:
         overlong: Overlong,
         precision: Precision,
         features: Sequence[str] | None = None,
+        channels: Channels = "joined",
     ) -> Exchange[Answer]:
         """`POST /embed`, as often as the limits need.
 
@@ -101,6 +102,7 @@ class Exchanges:
             "normalize": str(normalize).lower(),
             "overlong": overlong,
             "precision": precision,
+            "channels": channels,
         }
         if features is not None:
             params["features"] = _as_csv(features)

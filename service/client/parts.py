@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tritserve.model.sequences import Sequences, check_finite
+from tritserve.model.sequences import Sequences, check_finite, check_no_infinity
 from tritserve.service.forms.choices import Overlong, truncate
+from tritserve.service.forms.cost import TIMESTEPS, Cost
 
 # So that a part finds room in the queue, and leaves some to others.
 PARTS_IN_QUEUE = 4
@@ -24,7 +25,8 @@ class Limits:
         revision: of the model that takes `max_timesteps`; None before the service was asked.
         max_timesteps: of a sequence.
         max_sequences: of a request.
-        request_timesteps: of all sequences of a request.
+        request_timesteps: of all sequences of a request, as `cost` counts them.
+        cost: what sequences count.
         body_bytes: of a request.
         proxy_bytes: of a request, as found by what a proxy refused.
     """
@@ -33,6 +35,7 @@ class Limits:
     max_timesteps: int = sys.maxsize
     max_sequences: int = sys.maxsize
     request_timesteps: int = sys.maxsize
+    cost: Cost = TIMESTEPS
     body_bytes: int = sys.maxsize
     proxy_bytes: int = sys.maxsize
 
@@ -47,6 +50,7 @@ class Limits:
             request_timesteps=min(
                 limits["max_request_timesteps"], limits["queue_timesteps"] // PARTS_IN_QUEUE
             ),
+            cost=Cost(limits["window"], limits["window_cost"]) if "window" in limits else TIMESTEPS,
             body_bytes=limits["max_body_bytes"],
         )
 
@@ -64,8 +68,8 @@ class Load:
         truncated: the rows that were cut here.
 
     Raises:
-        SequenceError: a sequence is to be cut, and some value of the batch is not finite: after
-            the cut the service could not see it.
+        SequenceError: a sequence is to be cut, and some value of the batch is not finite, nor one
+            that the model takes as missing: after the cut the service could not see it.
     """
 
     def __init__(self, batch: Sequences, overlong: Overlong, limits: Limits) -> None:
@@ -73,20 +77,23 @@ class Load:
         if overlong != "error":
             self._batch, self.truncated = truncate(batch, overlong, limits.max_timesteps)
         if self.truncated:
-            check_finite(batch.values, batch.lengths)
+            takes_missing = limits.cost.window is not None
+            check = check_no_infinity if takes_missing else check_finite
+            check(batch.values, batch.lengths)
         self._limits = limits
         self._timesteps = self._batch.offsets
+        self._costs = limits.cost.offsets(self._batch)
         width = batch.values.itemsize * batch.values.shape[1]
         item = batch.lengths.itemsize
         self._bytes = width * self._timesteps + item * np.arange(len(batch) + 1)
 
     def part(self, first: int) -> range:
         """The rows from `first` on that go into one request, one at least."""
-        limits, timesteps, size = self._limits, self._timesteps, self._bytes
+        limits, size = self._limits, self._bytes
         room = min(limits.body_bytes, limits.proxy_bytes) - HEADER_BYTES
         fitting = min(
             first + limits.max_sequences,
-            _last_within(timesteps, first, limits.request_timesteps),
+            _last_within(self._costs, first, limits.request_timesteps),
             _last_within(size, first, room),
         )
         return range(first, max(first + 1, fitting))

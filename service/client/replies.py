@@ -55,6 +55,7 @@ class Model:
         name: of the model.
         revision: sha256 of its packed file.
         output_size: numbers in an embedding.
+        channels: `joined`, or `apart` as they were asked for.
         quantize: `ternary` or `binary`.
         bits_per_weight: stored bits of the packed weights over their number.
     """
@@ -62,6 +63,7 @@ class Model:
     name: str
     revision: str
     output_size: int
+    channels: str
     quantize: str
     bits_per_weight: float
 
@@ -80,8 +82,8 @@ class Answer:
     """Embeddings, and what the service tells beside them.
 
     Attributes:
-        embeddings: `[batch, hidden_size]` float32 or float16, or for `precision="binary"` uint8
-            `[batch, hidden_size / 8]`.
+        embeddings: `[batch, output_size]` float32 or float16, or for `precision="binary"` uint8
+            `[batch, output_size / 8]`.
         truncated: the rows that `overlong` shortened.
         model: that computed all of them.
         timing_ms: how long it took.

@@ -7,11 +7,15 @@ from pathlib import Path
 import click
 import numpy as np
 
+from tritserve.model.config import MAX_WIDTH
 from tritserve.model.engine.engine import Engine
-from tritserve.model.sequences import check_longest
+from tritserve.model.errors import UserError
+from tritserve.model.packed.content import PackedModel
+from tritserve.model.sequences import FloatArray, check_longest
 from tritserve.service.commands.arguments import Seconds, model_option, threads_option
 
 BENCH_TIMESTEPS = 60
+BENCH_CHANNELS = 6
 
 
 @click.command()
@@ -29,6 +33,11 @@ BENCH_TIMESTEPS = 60
     help=f"Of each sequence; {BENCH_TIMESTEPS}, or the model's maximum, if not given.",
 )
 @click.option(
+    "--channels",
+    type=click.IntRange(1, MAX_WIDTH),
+    help=f"Of each sequence, of a model that sees them one by one; {BENCH_CHANNELS} if not given.",
+)
+@click.option(
     "--seconds",
     default=3.0,
     show_default=True,
@@ -37,22 +46,23 @@ BENCH_TIMESTEPS = 60
 )
 @threads_option
 def bench(
-    model: Path, batch: int, timesteps: int | None, seconds: float, threads: int | None
+    model: Path,
+    batch: int,
+    timesteps: int | None,
+    channels: int | None,
+    seconds: float,
+    threads: int | None,
 ) -> None:
     """Times the engine on this machine; prints one JSON line.
 
-    The sequences are noise with the mean and the deviation of the model's training data.
+    The sequences are noise, with the mean and the deviation of the model's training data where its
+    features are its own.
     """
     engine = Engine.load(model, threads=threads)
     config = engine.model.config
     length = timesteps or min(BENCH_TIMESTEPS, config.max_timesteps)
     check_longest(np.array([length]), config.max_timesteps)
-    values = np.random.default_rng(0).standard_normal(
-        (batch * length, config.embed_dim), np.float32
-    )
-    # After the features come their differences over time.
-    values *= engine.model.tensors["standardize.std"][: config.embed_dim]
-    values += engine.model.tensors["standardize.mean"][: config.embed_dim]
+    values = _noise(engine.model, batch * length, channels)
     lengths = np.full(batch, length)
     engine.embed(values, lengths)
     times: list[float] = []
@@ -68,9 +78,24 @@ def bench(
         "threads": engine.threads,
         "batch": batch,
         "timesteps": length,
+        "channels" if config.channels else "features": values.shape[1],
         "median_ms": round(1e3 * median, 4),
         "sequences_per_second": round(batch / median, 1),
         "timesteps_per_second": round(batch * length / median, 1),
         "runs": len(times),
     }
     click.echo(json.dumps(result))
+
+
+def _noise(model: PackedModel, timesteps: int, channels: int | None) -> FloatArray:
+    """`[timesteps, embed_dim]` float32."""
+    config = model.config
+    if config.embed_dim and channels:
+        raise UserError(f"{model.name} takes {config.embed_dim} features; leave --channels out")
+    width = config.embed_dim or channels or BENCH_CHANNELS
+    noise = np.random.default_rng(0).standard_normal((timesteps, width), np.float32)
+    if config.embed_dim:
+        # After the features come their differences over time.
+        noise *= model.tensors["standardize.std"][:width]
+        noise += model.tensors["standardize.mean"][:width]
+    return noise

@@ -19,11 +19,13 @@ _HEADER = (
 def describe(model: PackedModel) -> str:
     """Layers, shapes, shares of -1, 0 and +1, bits a weight, and size against float32."""
     config = model.config
+    features = "any number of channels" if config.channels else f"{config.embed_dim} features"
     lines = [
-        f"{printable(model.name)}: {config.quantize}, {config.embed_dim} features to "
-        f"{config.hidden_size} dimensions, {config.num_layers} layers, {config.num_heads} heads, "
+        f"{printable(model.name)}: {config.quantize}, {features} to "
+        f"{config.output_size} dimensions, {config.num_layers} layers, {config.num_heads} heads, "
         f"up to {config.max_timesteps} timesteps",
         f"revision {model.revision}",
+        *_calibration(model),
         "",
         _HEADER,
     ]
@@ -45,6 +47,15 @@ def describe(model: PackedModel) -> str:
         "training " + json.dumps(model.training, indent=2),
     ]
     return "\n".join(lines)
+
+
+def _calibration(model: PackedModel) -> list[str]:
+    """A line that tells by how many channels a model that sees them one by one is calibrated."""
+    if not model.config.channels:
+        return []
+    if model.calibration is None:
+        return ["not calibrated"]
+    return [f"calibrated by {len(model.calibration[0])} channels"]
 
 
 def _signature(signature: Signature) -> list[str]:

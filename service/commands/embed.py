@@ -7,7 +7,7 @@ from typing import get_args
 import click
 
 from tritserve.model.engine.engine import Engine
-from tritserve.model.sequences import check_finite, check_width
+from tritserve.model.sequences import check_finite, check_no_infinity, check_width
 from tritserve.service.commands.arguments import file_argument, model_option, threads_option
 from tritserve.service.commands.bulk import embed_all
 from tritserve.service.commands.files import check_target, read_sequences, write_embeddings
@@ -42,7 +42,8 @@ def embed(
 
     Both are .npy, .npz or .safetensors; IN holds [batch, seq_len, embed_dim], or values
     [timesteps, embed_dim] and lengths [batch]. Where an .npz has feature_names and the model knows
-    its own, columns are put into the model's order, and others are refused.
+    its own, columns are put into the model's order, and others are refused. A model that sees
+    channels one by one takes any number of them, and NaN where a value is missing.
     """
     check_target(out, source, model)
     engine = Engine.load(model, threads=threads)
@@ -52,7 +53,7 @@ def embed(
     if file.feature_names is not None and signature.feature_names:
         given = replace(given, values=signature.arrange(given.values, file.feature_names))
     check_width(given.values, config.embed_dim, given.lengths)
-    check_finite(given.values, given.lengths)
+    (check_no_infinity if config.channels else check_finite)(given.values, given.lengths)
     sequences, truncated = truncate(given, overlong, config.max_timesteps)
     rows = finish(embed_all(engine, sequences), Options(normalize=normalize)).rows
     write_embeddings(out, rows)

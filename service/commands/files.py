@@ -83,7 +83,7 @@ def read_sequences(path: Path, split: str | None = None) -> SequenceFile:
 
 
 def write_embeddings(path: Path, embeddings: FloatArray) -> None:
-    """Writes `[batch, hidden_size]` float32, in an `.npz` or `.safetensors` as `embeddings`.
+    """Writes `[batch, output_size]` float32, in an `.npz` or `.safetensors` as `embeddings`.
 
     A file that is there is replaced once all is written; if that fails, it stays as it is.
 

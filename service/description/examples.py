@@ -6,6 +6,9 @@ from typing import Any
 from tritserve.service.forms.media import JSON
 from tritserve.service.forms.wire import Limits
 
+# Of an example for a model that takes any number.
+CHANNELS = 3
+
 
 def add_examples(description: dict[str, Any], limits: Limits) -> None:
     """Gives each route for embeddings an example that the model takes.
@@ -14,9 +17,10 @@ def add_examples(description: dict[str, Any], limits: Limits) -> None:
         description: of the API; changed in place.
         limits: those of the served model.
     """
+    width = limits.embed_dim or CHANNELS
     lengths = [min(2, limits.max_timesteps), 1]
     values = [
-        [round(math.sin(1 + timestep + feature), 2) for feature in range(limits.embed_dim)]
+        [round(math.sin(1 + timestep + feature), 2) for feature in range(width)]
         for timestep in range(sum(lengths))
     ]
     embed = {"sequences": [values[: lengths[0]], values[lengths[0] :]]}
@@ -25,7 +29,7 @@ def add_examples(description: dict[str, Any], limits: Limits) -> None:
             {
                 "name": "values",
                 "datatype": "FP32",
-                "shape": [len(values), limits.embed_dim],
+                "shape": [len(values), width],
                 "data": values,
             },
             {"name": "lengths", "datatype": "INT64", "shape": [len(lengths)], "data": lengths},

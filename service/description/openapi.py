@@ -29,7 +29,8 @@ _ANSWER_SCHEMA = record(
     model=record(
         name={"type": "string"},
         revision={"type": "string", "description": "sha256 of the packed file"},
-        output_size=COUNT,
+        output_size={**COUNT, "description": "Numbers in each embedding."},
+        channels={"type": "string", "enum": ["joined", "apart"]},
         quantize={"type": "string", "enum": ["ternary", "binary"]},
         bits_per_weight=NUMBER,
     ),
@@ -56,7 +57,7 @@ EMBED: dict[str, Any] = {
             "description": "One embedding per sequence.",
             "content": {
                 JSON: {"schema": _ANSWER_SCHEMA},
-                NPY: {"schema": {**BINARY["schema"], "description": "[batch, hidden_size]"}},
+                NPY: {"schema": {**BINARY["schema"], "description": "[batch, output_size]"}},
                 SAFETENSORS: {
                     "schema": {**BINARY["schema"], "description": "embeddings, int8: scales"}
                 },

@@ -4,24 +4,27 @@ It knows no model and no HTTP: it is given a callable that turns a ragged batch 
 form while the callable is busy, never by a timer: when it is free, whatever waits goes in, up to a
 budget of timesteps. Every waiting job gets an equal share of a batch, so that a large one is
 computed in pieces and does not hold up small ones; that is right only because an answer does not
-depend on its batch.
+depend on its batch. A batch is one array and one call: jobs of another width, or that want another
+call, take their turn after it.
 
 Admission is counted in timesteps, from submission until the answer, the refusal or the caller's
-leaving. A job larger than the whole limit is admitted when nothing else is there.
+leaving; a `Cost` says how many a sequence counts. A job larger than the whole limit is admitted
+when nothing else is there.
 """
 
 import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from tritserve.model.sequences import FloatArray, Sequences
 from tritserve.service.embedding.engine_thread import Compute, EngineThread
-from tritserve.service.embedding.jobs import Job, Piece, Result, Waiting, form_batch, join
+from tritserve.service.embedding.jobs import Job, Piece, Result, Waiting, join
 from tritserve.service.errors import DeadlineError, QueueFullError, UnavailableError
+from tritserve.service.forms.cost import TIMESTEPS, Cost
 from tritserve.service.observing.reports import BatchReport
 
 # Until something was measured; only the first Retry-After depends on it.
@@ -45,12 +48,13 @@ class Batcher:
     """Gathers jobs into batches for one engine, which runs in a thread of its own.
 
     Args:
-        compute: takes `values [timesteps, embed_dim]` and `lengths [batch]`, returns
-            `[batch, hidden_size]`; called in a thread, one call at a time.
+        compute: takes `values [timesteps, embed_dim]`, `lengths [batch]` and a job's further
+            arguments, returns `[batch, output_size]`; called in a thread, one call at a time.
         refused: exceptions by which `compute` refuses a batch for what is in it; they reach only
             the job that caused them. Any other exception is a failure of the engine.
         queue_timesteps: limit of admission.
         batch_timesteps: budget of one call.
+        cost: how many timesteps a sequence counts, for either.
         stuck_seconds: a call that takes longer is taken for stuck: whoever waits is refused, and
             so is whoever comes, until it returns.
         on_batch: called after each call.
@@ -64,6 +68,7 @@ class Batcher:
         refused: tuple[type[Exception], ...],
         queue_timesteps: int,
         batch_timesteps: int,
+        cost: Cost = TIMESTEPS,
         stuck_seconds: float = 60.0,
         on_batch: Callable[[BatchReport], None] = lambda _: None,
         on_wait: Callable[[float], None] = lambda _: None,
@@ -71,6 +76,7 @@ class Batcher:
         self._refused = refused
         self._queue_timesteps = queue_timesteps
         self._batch_timesteps = batch_timesteps
+        self._cost = cost
         self._stuck_seconds = stuck_seconds
         self._on_batch = on_batch
         self._on_wait = on_wait
@@ -114,7 +120,9 @@ class Batcher:
             return f"the engine has been in one call for over {self._stuck_seconds:g} seconds"
         return "the queue is closed" if self._draining else None
 
-    async def submit(self, sequences: Sequences, deadline: float | None = None) -> Result:
+    async def submit(
+        self, sequences: Sequences, deadline: float | None = None, **arguments: Hashable
+    ) -> Result:
         """Computes a batch.
 
         Cancelling the caller frees its place; sequences not yet computed never are.
@@ -122,6 +130,7 @@ class Batcher:
         Args:
             sequences: the job.
             deadline: on the clock of `time.monotonic`; a job is not computed after it.
+            **arguments: further ones of the callable.
 
         Raises:
             QueueFullError: there is no place for so many timesteps now.
@@ -131,19 +140,22 @@ class Batcher:
         """
         if reason := self.unavailable:
             raise UnavailableError(reason)
-        self._check_room(len(sequences.values))
+        costs = self._cost.offsets(sequences)
+        self._check_room(int(costs[-1]))
         loop = asyncio.get_running_loop()
         job = Job(
             sequences=sequences,
             offsets=sequences.offsets,
+            costs=costs,
+            arguments=arguments,
             deadline=deadline,
             future=loop.create_future(),
             submitted=time.monotonic(),
         )
         self._admitted.add(job)
-        self._admitted_timesteps += job.timesteps
+        self._admitted_timesteps += job.cost
         self._idle.clear()
-        self._jobs[job] = None
+        self._jobs.add(job)
         if not self._call and not self._scheduled:
             # Not at once: what came together goes into one batch.
             self._scheduled = True
@@ -156,8 +168,8 @@ class Batcher:
             raise DeadlineError("the request's time limit passed before it was computed") from error
         finally:
             self._admitted.remove(job)
-            self._jobs.pop(job, None)
-            self._admitted_timesteps -= job.timesteps
+            self._jobs.discard(job)
+            self._admitted_timesteps -= job.cost
             self._on_wait(job.queue_seconds(time.monotonic()))
             if not self._admitted:
                 self._idle.set()
@@ -187,7 +199,7 @@ class Batcher:
             excess = min(waiting, waiting + timesteps - self._queue_timesteps)
             measured_timesteps, measured_seconds = self._measured
             raise QueueFullError(
-                f"{waiting} timesteps are waiting, this request has {timesteps}, "
+                f"{waiting} timesteps are waiting, this request counts {timesteps}, "
                 f"the queue takes {self._queue_timesteps}",
                 retry_after=max(1, math.ceil(excess * measured_seconds / measured_timesteps)),
             )
@@ -202,8 +214,9 @@ class Batcher:
                 lengths = join([piece.lengths for piece in pieces])
                 loop = asyncio.get_running_loop()
                 watchdog = loop.call_later(self._stuck_seconds, self._declare_stuck)
-                self._call = _Call(pieces, len(values), len(lengths), now, watchdog)
-                self._thread.call(values, lengths, self._finish_call)
+                cost = sum(piece.cost for piece in pieces)
+                self._call = _Call(pieces, cost, len(lengths), now, watchdog)
+                self._thread.call(values, lengths, pieces[0].job.arguments, self._finish_call)
         except Exception as error:
             self._fail(error)
 
@@ -212,7 +225,7 @@ class Batcher:
             piece = self._alone.popleft()
             if not piece.job.future.done():
                 return [piece]
-        return form_batch(self._jobs, self._batch_timesteps, now)
+        return self._jobs.form_batch(self._batch_timesteps, now)
 
     def _finish_call(self, result: FloatArray | Exception) -> None:
         call, self._call = self._call, None

@@ -2,15 +2,16 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from queue import SimpleQueue
+from typing import Any
 
 from tritserve.model.sequences import FloatArray, LengthArray
 
-Compute = Callable[[FloatArray, LengthArray], FloatArray]
+Compute = Callable[..., FloatArray]
 Done = Callable[[FloatArray | Exception], None]
-_Call = tuple[FloatArray, LengthArray, Done, asyncio.AbstractEventLoop]
+_Call = tuple[FloatArray, LengthArray, Mapping[str, Any], Done, asyncio.AbstractEventLoop]
 
 
 class EngineThread:
@@ -19,8 +20,8 @@ class EngineThread:
     An executor's futures would do, for a third more of the time that handing over takes.
 
     Args:
-        compute: takes `values [timesteps, embed_dim]` and `lengths [batch]`, returns
-            `[batch, hidden_size]`.
+        compute: takes `values [timesteps, embed_dim]`, `lengths [batch]` and further arguments,
+            returns `[batch, output_size]`.
     """
 
     def __init__(self, compute: Compute) -> None:
@@ -28,12 +29,14 @@ class EngineThread:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._started = False
 
-    def call(self, values: FloatArray, lengths: LengthArray, done: Done) -> None:
+    def call(
+        self, values: FloatArray, lengths: LengthArray, arguments: Mapping[str, Any], done: Done
+    ) -> None:
         """Computes, then gives what came of it to `done`, in the event loop of the caller."""
         if not self._started:
             self._started = True
             threading.Thread(target=self._run, name="engine", daemon=True).start()
-        self._calls.put((values, lengths, done, asyncio.get_running_loop()))
+        self._calls.put((values, lengths, arguments, done, asyncio.get_running_loop()))
 
     def stop(self) -> None:
         """Ends the thread once it has finished its calls."""
@@ -48,9 +51,9 @@ class EngineThread:
         call = self._calls.get()
         if call is None:
             return False
-        values, lengths, done, loop = call
+        values, lengths, arguments, done, loop = call
         try:
-            result: FloatArray | Exception = self._compute(values, lengths)
+            result: FloatArray | Exception = self._compute(values, lengths, **arguments)
         except Exception as error:
             result = error
         # Where the loop is closed, nobody waits any more.

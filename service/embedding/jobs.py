@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -30,7 +31,7 @@ class Result:
     """A job's answer.
 
     Attributes:
-        rows: `[batch, hidden_size]` float32.
+        rows: `[batch, output_size]` float32.
         queue_seconds: from submission until its first sequence was computed.
         compute_seconds: spent in calls that computed its sequences.
     """
@@ -42,10 +43,18 @@ class Result:
 
 @dataclass(eq=False)
 class Job:
-    """A request's sequences on their way through the queue."""
+    """A request's sequences on their way through the queue.
+
+    Attributes:
+        offsets: `[batch + 1]`, where each sequence begins among the timesteps.
+        costs: `[batch + 1]`, what those before each cost.
+        arguments: further ones of the engine's call.
+    """
 
     sequences: Sequences
     offsets: LengthArray
+    costs: LengthArray
+    arguments: Mapping[str, Hashable]
     deadline: float | None
     future: asyncio.Future[Result]
     submitted: float
@@ -55,9 +64,19 @@ class Job:
     rows: list[FloatArray] = field(default_factory=list)
 
     @property
-    def timesteps(self) -> int:
-        """All of the job's timesteps."""
-        return len(self.sequences.values)
+    def cost(self) -> int:
+        """Of all of the job's sequences."""
+        return int(self.costs[-1])
+
+    @property
+    def next_cost(self) -> int:
+        """Of the next sequence."""
+        return int(self.costs[self.taken + 1] - self.costs[self.taken])
+
+    @property
+    def kind(self) -> Hashable:
+        """Jobs of one kind may be computed in one call."""
+        return self.sequences.values.shape[1], *self.arguments.items()
 
     def queue_seconds(self, now: float) -> float:
         """How long it waited until its first sequence was computed, or waits so far."""
@@ -72,11 +91,11 @@ class Job:
         """Whether all of its sequences were taken."""
         return self.taken == len(self.sequences)
 
-    def take(self, timesteps: int) -> "Piece":
-        """The next sequences, of at most `timesteps` timesteps but at least one."""
+    def take(self, cost: int) -> "Piece":
+        """The next sequences, that cost at most `cost` but are at least one."""
         start = self.taken
-        limit = self.offsets[start] + timesteps
-        self.taken = max(start + 1, int(self.offsets.searchsorted(limit, side="right")) - 1)
+        limit = self.costs[start] + cost
+        self.taken = max(start + 1, int(self.costs.searchsorted(limit, side="right")) - 1)
         return Piece(self, start, self.taken)
 
 
@@ -99,6 +118,12 @@ class Piece:
         """`[batch]` int64."""
         return self.job.sequences.lengths[self.start : self.stop]
 
+    @property
+    def cost(self) -> int:
+        """Of its sequences."""
+        costs = self.job.costs
+        return int(costs[self.stop] - costs[self.start])
+
     def refuse(self, cause: Exception) -> None:
         """Answers its job, where somebody still waits, with `Refused`."""
         if not self.job.future.done():
@@ -107,36 +132,63 @@ class Piece:
             self.job.future.set_exception(refusal)
 
 
-Waiting = OrderedDict[Job, None]
-"""Jobs in the order of their turns; any one can leave at once."""
+class Waiting:
+    """Jobs that wait, kind by kind, each in the order of its turns; any one can leave at once."""
+
+    def __init__(self) -> None:
+        self._kinds: OrderedDict[Hashable, OrderedDict[Job, None]] = OrderedDict()
+
+    def add(self, job: Job) -> None:
+        """Puts a job at the end of its kind, and a kind that did not wait at the end of all."""
+        self._kinds.setdefault(job.kind, OrderedDict())[job] = None
+
+    def discard(self, job: Job) -> None:
+        """Takes a job out, if it waits."""
+        jobs = self._kinds.get(job.kind)
+        if jobs is not None:
+            jobs.pop(job, None)
+            if not jobs:
+                del self._kinds[job.kind]
+
+    def clear(self) -> None:
+        """Takes all out."""
+        self._kinds.clear()
+
+    def form_batch(self, cost: int, now: float) -> list[Piece]:
+        """Takes sequences from the jobs whose kind is next, in turn, an equal share each.
+
+        Jobs that nobody waits for, and those taken whole, are out; one taken in part goes to the
+        end of its kind, and the kind to the end of all.
+
+        Args:
+            cost: of the most to take; one sequence is taken even if it costs more.
+            now: on the clock of the deadlines.
+        """
+        pieces: list[Piece] = []
+        while self._kinds and not pieces:
+            kind, jobs = self._kinds.popitem(last=False)
+            pieces = _take_turns(jobs, cost, now)
+            if jobs:
+                self._kinds[kind] = jobs
+        return pieces
 
 
-def form_batch(jobs: Waiting, timesteps: int, now: float) -> list[Piece]:
-    """Takes sequences from the waiting jobs in turn, an equal share each.
-
-    Jobs that nobody waits for, and those taken whole, leave `jobs`; one taken in part goes to its
-    end.
-
-    Args:
-        jobs: those that wait, the next one first.
-        timesteps: the most to take; one sequence is taken even if it is longer.
-        now: on the clock of the deadlines.
-    """
+def _take_turns(jobs: OrderedDict[Job, None], cost: int, now: float) -> list[Piece]:
     pieces: list[Piece] = []
-    left = timesteps
+    left = cost
     while jobs and left > 0:
         job = next(iter(jobs))
         if job.leave_out(now):
             del jobs[job]
             continue
-        if pieces and job.sequences.lengths[job.taken] > left:
+        if pieces and job.next_cost > left:
             break
         share = max(left // len(jobs), 1)
         piece = job.take(share)
         if job.started is None:
             job.started = now
         pieces.append(piece)
-        left -= len(piece.values)
+        left -= piece.cost
         if job.exhausted:
             del jobs[job]
         else:

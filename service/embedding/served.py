@@ -7,12 +7,16 @@ import time
 from importlib.metadata import version
 from typing import Any
 
+from tritserve.model.config import ModelConfig
 from tritserve.model.engine.engine import Engine, EngineError
 from tritserve.model.environment import available_processors
+from tritserve.model.packed.content import PackedModel
 from tritserve.model.sequences import SequenceError, Sequences
 from tritserve.model.signature import Signature
 from tritserve.service.embedding.batcher import Batcher
 from tritserve.service.embedding.jobs import Refused, Result
+from tritserve.service.forms.choices import Channels
+from tritserve.service.forms.cost import TIMESTEPS, Cost
 from tritserve.service.forms.wire import Limits, invalid
 from tritserve.service.observing.metrics import Metrics
 from tritserve.service.observing.notes import note
@@ -25,6 +29,12 @@ REQUESTS_IN_QUEUE = 8
 log = logging.getLogger("tritserve")
 
 
+def cost_of(config: ModelConfig) -> Cost:
+    """How a model counts."""
+    channels = config.channels
+    return Cost(channels.window, channels.tokens) if channels else TIMESTEPS
+
+
 def _meaning(signature: Signature) -> dict[str, Any]:
     """Of features and classes what is known."""
     named = {
@@ -34,6 +44,14 @@ def _meaning(signature: Signature) -> dict[str, Any]:
     }
     about: dict[str, Any] = {"features": {name: known for name, known in named.items() if known}}
     return about | ({"classes": signature.classes} if signature.classes else {})
+
+
+def _by_channel(model: PackedModel) -> dict[str, int]:
+    """What there is to tell of a model that sees channels one by one; of others, nothing."""
+    if not model.config.channels:
+        return {}
+    known = 0 if model.calibration is None else len(model.calibration[0])
+    return {"channel_size": model.config.channel_size, "calibrated_channels": known}
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -66,6 +84,7 @@ class ServedModel:
         self.limits = Limits(
             embed_dim=model.config.embed_dim,
             signature=model.signature,
+            cost=cost_of(model.config),
             max_timesteps=model.config.max_timesteps,
             max_sequences=settings.max_sequences,
             max_request_timesteps=settings.max_request_timesteps
@@ -78,7 +97,8 @@ class ServedModel:
         self.about: dict[str, Any] = {
             "name": model.name,
             "revision": model.revision,
-            "output_size": model.config.hidden_size,
+            "output_size": model.config.output_size,
+            "channels": "joined",
             "quantize": model.config.quantize,
             "bits_per_weight": model.bits_per_weight,
         }
@@ -90,6 +110,7 @@ class ServedModel:
             refused=(SequenceError,),
             queue_timesteps=settings.queue_timesteps,
             batch_timesteps=settings.batch_timesteps,
+            cost=self.limits.cost,
             stuck_seconds=settings.stuck_seconds,
             on_batch=metrics.count_batch,
             on_wait=metrics.queue_seconds.observe,
@@ -114,12 +135,22 @@ class ServedModel:
         left = 0.0 if seconds is None else max(0.0, until - time.monotonic())
         return await self.batcher.drain(left) and answered
 
-    async def compute(self, sequences: Sequences, deadline: float | None) -> Result:
+    def about_answer(self, width: int, channels: Channels) -> dict[str, Any]:
+        """The model as an answer tells of it, to a request of so many features or channels."""
+        if channels == "joined":
+            return self.about
+        size = width * self.engine.model.config.channel_size
+        return self.about | {"output_size": size, "channels": channels}
+
+    async def compute(
+        self, sequences: Sequences, deadline: float | None, channels: Channels = "joined"
+    ) -> Result:
         """Embeddings of a batch, through the queue; errors are those of an answer."""
         note(sequences=len(sequences), timesteps=len(sequences.values))
         submitted = time.time_ns()
         try:
-            result = await self.batcher.submit(sequences, deadline)
+            apart = channels == "apart"
+            result = await self.batcher.submit(sequences, deadline, apart=apart)
         except Refused as refused:
             cause = refused.__cause__
             assert isinstance(cause, SequenceError)
@@ -145,7 +176,8 @@ class ServedModel:
             "version": version("tritserve"),
             "config": model.config.model_dump(),
             **_meaning(model.signature),
-            "output_size": model.config.hidden_size,
+            "output_size": model.config.output_size,
+            **_by_channel(model),
             "bits_per_weight": model.bits_per_weight,
             "nominal_bits_per_weight": model.nominal_bits_per_weight,
             "bits_per_parameter": model.bits_per_parameter,
@@ -160,5 +192,13 @@ class ServedModel:
                 "max_request_timesteps": self.limits.max_request_timesteps,
                 "queue_timesteps": settings.queue_timesteps,
                 "batch_timesteps": settings.batch_timesteps,
+                **self._counting(),
             },
         }
+
+    def _counting(self) -> dict[str, int]:
+        """Of a model that does not count timesteps, what each window of each channel counts."""
+        cost = self.limits.cost
+        return (
+            {} if cost.window is None else {"window": cost.window, "window_cost": cost.window_cost}
+        )

@@ -252,10 +252,11 @@ class EmbeddingService:
 
         with stage("decode"):
             asked, sequences, truncated = await self._aside(len(body), form.content_type, decode)
-        accepted.lease.grow(len(sequences) * _most_answer_bytes(served, form))
+        about = served.about_answer(sequences.values.shape[1], asked.options.channels)
+        accepted.lease.grow(len(sequences) * _most_answer_bytes(about["output_size"], form))
         if asked.timeout is not None:
             deadline = min(received + asked.timeout, math.inf if deadline is None else deadline)
-        result = await wait(served.compute(sequences, deadline))
+        result = await wait(served.compute(sequences, deadline, asked.options.channels))
 
         def encode() -> tuple[bytes, dict[str, str]]:
             start = time.monotonic()
@@ -266,7 +267,7 @@ class EmbeddingService:
                 "truncated": truncated,
             }
             timing = _timing(result, start - received)
-            encoded = form.encode(EmbedAnswer(embeddings, served.about, usage, timing))
+            encoded = form.encode(EmbedAnswer(embeddings, about, usage, timing))
             self.metrics.encode_seconds.observe(time.monotonic() - start)
             return encoded
 
@@ -281,10 +282,10 @@ class EmbeddingService:
         return work() if size <= limit else await self._requests.in_thread(work)
 
 
-def _most_answer_bytes(served: ServedModel, form: Form) -> int:
+def _most_answer_bytes(output_size: int, form: Form) -> int:
     """Bytes that one sequence's embedding may take, as it is computed and as it is written."""
     written = JSON_NUMBER_BYTES if form.answer_type == JSON else FLOAT_BYTES
-    return int(served.about["output_size"]) * (FLOAT_BYTES + written)
+    return output_size * (FLOAT_BYTES + written)
 
 
 def _timing(result: Result, total: float) -> dict[str, float]:

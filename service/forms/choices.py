@@ -9,6 +9,7 @@ from tritserve.service.errors import InvalidError
 
 Overlong = Literal["error", "keep_last", "keep_first"]
 Precision = Literal["float32", "float16", "int8", "binary"]
+Channels = Literal["joined", "apart"]
 
 
 def truncate(

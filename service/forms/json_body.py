@@ -19,7 +19,8 @@ PIECE_BYTES = 64 * 1024
 MAX_WHOLE_BYTES = 2**20
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Timestep = Annotated[list[Number], FailFast()]
+# One that may be null parses as fast; what null means, the model says.
+Timestep = Annotated[list[Number | None], FailFast()]
 Sequence = Annotated[list[Timestep], FailFast()]
 SequenceList = Annotated[list[Sequence], FailFast()]
 
@@ -32,22 +33,30 @@ class EmbedBody(Options):
     sequences: SequenceList = Field(
         json_schema_extra={"minItems": 1},
         description="Each sequence is a list of timesteps, each timestep a list of `embed_dim` "
-        "numbers. Sequences may differ in length.",
+        "numbers. Sequences may differ in length. A model that sees channels one by one takes any "
+        "number of them, the same in all sequences, and null where a value is missing.",
     )
 
 
-_PIECE: TypeAdapter[list[list[list[float]]]] = TypeAdapter(
-    SequenceList, config=ConfigDict(strict=True)
-)
+Lists = list[list[list[float | None]]]
+
+_PIECE: TypeAdapter[Lists] = TypeAdapter(SequenceList, config=ConfigDict(strict=True))
 
 
 def decode_json(
     body: bytes,
-    embed_dim: int,
+    embed_dim: int | None,
     piece_bytes: int = PIECE_BYTES,
     signature: Signature = NO_SIGNATURE,
 ) -> tuple[Sequences, Options]:
     """Reads a JSON body; what float32 cannot hold becomes infinite.
+
+    Args:
+        body: the bytes.
+        embed_dim: features per timestep; None where there may be any number of channels, the same
+            in all sequences, and null is a missing value: NaN.
+        piece_bytes: what is parsed in one call, about.
+        signature: what the model knows of the names of its features.
 
     Raises:
         UnparseableError: it is not JSON.
@@ -69,7 +78,7 @@ def decode_json(
 
 
 def _decode_in_pieces(
-    body: bytes, embed_dim: int, piece_bytes: int, signature: Signature
+    body: bytes, embed_dim: int | None, piece_bytes: int, signature: Signature
 ) -> tuple[Sequences, EmbedBody] | None:
     """None where the body is not of the form that can be cut: valid, wrong or no JSON."""
     pieces = cut(body, piece_bytes)
@@ -85,12 +94,14 @@ def _decode_in_pieces(
     check_features(options, signature)
     parts: list[Sequences] = []
     rows = 0
+    channels = None
     for piece in pieces[1]:
-        part = _to_sequences(_parse_piece(piece, rows), embed_dim, rows)
+        part = _to_sequences(_parse_piece(piece, rows), embed_dim, rows, channels)
         if parts and not (len(part) and rows):
             raise UnparseableError("the body is not JSON: a comma before or after nothing")
         parts.append(part)
         rows += len(part)
+        channels = part.values.shape[1]
     _check_keys(pieces[0], options)
     values = np.concatenate([part.values for part in parts])
     return Sequences(values, np.concatenate([part.lengths for part in parts])), options
@@ -135,7 +146,7 @@ def _check_whole(body: bytes) -> bytes:
     return body
 
 
-def _parse_piece(piece: bytes, first_row: int) -> list[list[list[float]]]:
+def _parse_piece(piece: bytes, first_row: int) -> Lists:
     try:
         return _PIECE.validate_json(check_size(piece))
     except ValidationError as error:
@@ -147,24 +158,57 @@ def _parse_piece(piece: bytes, first_row: int) -> list[list[list[float]]]:
         raise _wrong_sequence(detail, detail["loc"], first_row) from error
 
 
-def _to_sequences(lists: list[list[list[float]]], embed_dim: int, first_row: int) -> Sequences:
+def _to_sequences(
+    lists: Lists, embed_dim: int | None, first_row: int, channels: int | None = None
+) -> Sequences:
+    """A batch from lists; those before it had so many `channels`, where that is for them to say."""
+    width = embed_dim or channels or _channels(lists)
     for row, sequence in enumerate(lists, first_row):
         if not sequence:
             raise InvalidError(
                 f"sequence {row} is empty; a sequence has 1 timestep or more", row=row
             )
         for timestep, features in enumerate(sequence):
-            if len(features) != embed_dim:
+            if len(features) != width:
+                what = (
+                    f"features; this model takes {embed_dim}"
+                    if embed_dim
+                    else f"channels; all timesteps of a request have as many, {width} here"
+                )
                 raise InvalidError(
-                    f"sequence {row}, timestep {timestep} has {len(features)} features; "
-                    f"this model takes {embed_dim}",
+                    f"sequence {row}, timestep {timestep} has {len(features)} {what}",
                     row=row,
                     timestep=timestep,
                 )
     lengths = np.array([len(sequence) for sequence in lists], dtype=np.int64)
+    count = int(lengths.sum()) * width
     numbers = chain.from_iterable(chain.from_iterable(lists))
-    values = to_float32(np.fromiter(numbers, np.float64, int(lengths.sum()) * embed_dim))
-    return Sequences(values.reshape(-1, embed_dim), lengths)
+    # Of null, numpy makes NaN, which no number of JSON is.
+    values = np.fromiter(numbers, np.float64, count)
+    if embed_dim and np.isnan(values).any():
+        raise _null(lists, first_row)
+    return Sequences(to_float32(values).reshape(-1, width), lengths)
+
+
+def _channels(lists: Lists) -> int:
+    """As many as the first timestep has, but at least one."""
+    first = next(chain.from_iterable(lists), [])
+    return max(1, len(first))
+
+
+def _null(lists: Lists, first_row: int) -> InvalidError:
+    row, timestep, feature = next(
+        (row, timestep, features.index(None))
+        for row, sequence in enumerate(lists, first_row)
+        for timestep, features in enumerate(sequence)
+        if None in features
+    )
+    return InvalidError(
+        f"sequences.{row}.{timestep}.{feature}: Input should be a valid number",
+        row=row,
+        timestep=timestep,
+        field="sequences",
+    )
 
 
 def _first(error: ValidationError) -> ErrorDetails:

@@ -12,7 +12,7 @@ from tritserve.model.config import MAX_WIDTH
 from tritserve.model.sequences import FloatArray
 from tritserve.model.signature import MAX_LETTERS, MAX_LISTED, FeatureError, Signature
 from tritserve.service.errors import InvalidError
-from tritserve.service.forms.choices import Overlong, Precision
+from tritserve.service.forms.choices import Channels, Overlong, Precision
 
 FeatureName = Annotated[str, StringConstraints(max_length=MAX_LETTERS)]
 
@@ -47,6 +47,12 @@ class Options(BaseModel):
         "factors come back as `scales`, for which npy has no place. `binary`: a bit for each "
         "number, set where it is above zero, eight to a byte, first number in the highest bit.",
     )
+    channels: Channels = Field(
+        default="joined",
+        description="`apart`, of a model that sees channels one by one: keep them all, in order, "
+        "each in `channel_size` numbers, where `joined` makes `output_size` numbers of however "
+        "many there are.",
+    )
     features: Annotated[list[FeatureName], BeforeValidator(_split_names)] = Field(
         default=[],
         max_length=MAX_WIDTH,
@@ -79,7 +85,7 @@ class Embeddings:
     """Embeddings in the precision that was asked for.
 
     Attributes:
-        rows: `[batch, hidden_size]` float32, float16 or int8, or `[batch, hidden_size / 8]` uint8
+        rows: `[batch, output_size]` float32, float16 or int8, or `[batch, output_size / 8]` uint8
             (rounded up) for binary.
         scales: `[batch]` float32 by which int8 rows are multiplied to get the numbers back.
     """
@@ -89,7 +95,7 @@ class Embeddings:
 
 
 def finish(rows: FloatArray, options: Options) -> Embeddings:
-    """Normalises and rounds embeddings `[batch, hidden_size]` as asked.
+    """Normalises and rounds embeddings `[batch, output_size]` as asked.
 
     Raises:
         InvalidError: a number is too large for float16, or an embedding is zero and cannot be

@@ -28,11 +28,13 @@ from tritserve.model.sequences import (
     Sequences,
     check_finite,
     check_lengths,
+    check_no_infinity,
     check_width,
     exact_float32,
 )
 from tritserve.model.signature import NO_SIGNATURE, FeatureError, Signature
 from tritserve.service.errors import InvalidError, UnparseableError, UnsupportedMediaTypeError
+from tritserve.service.forms.cost import TIMESTEPS, Cost
 from tritserve.service.forms.json_body import decode_json
 from tritserve.service.forms.json_numbers import write_json
 from tritserve.service.forms.media import JSON, MEDIA_TYPES, NPY, SAFETENSORS, parse_content_type
@@ -52,10 +54,12 @@ class Limits:
     """What a request may be.
 
     Attributes:
-        embed_dim: features per timestep.
+        embed_dim: features per timestep; None where channels are seen one by one: then a request
+            has any number of them, and values may be missing.
         max_timesteps: of one sequence.
         max_sequences: of one request.
-        max_request_timesteps: of all sequences of one request.
+        max_request_timesteps: of all sequences of one request, as `cost` counts them.
+        cost: what sequences count.
         signature: what the model knows of the names of its features.
     """
 
@@ -63,6 +67,7 @@ class Limits:
     max_timesteps: int
     max_sequences: int
     max_request_timesteps: int = sys.maxsize
+    cost: Cost = TIMESTEPS
     signature: Signature = NO_SIGNATURE
 
 
@@ -121,17 +126,25 @@ def checked(request: EmbedRequest, limits: Limits) -> EmbedRequest:
     """The request once it is known to fit the model, its features in the model's order.
 
     Raises:
-        InvalidError: it has too many sequences, values that do not fit, or other features.
+        InvalidError: it has too many sequences, values that do not fit, or other features, or it
+            wants channels apart that the model joins.
     """
+    by_channel = limits.embed_dim is None
+    if request.options.channels == "apart" and not by_channel:
+        raise InvalidError(
+            "this model joins its features; it cannot keep channels apart", field="channels"
+        )
     sequences = request.sequences
     if len(sequences) > limits.max_sequences:
         raise InvalidError(
             f"the request has {len(sequences)} sequences; at most {limits.max_sequences} go",
             limit=limits.max_sequences,
         )
-    if len(sequences.values) > limits.max_request_timesteps:
+    cost = int(limits.cost.of(sequences).sum())
+    if cost > limits.max_request_timesteps:
+        channels = f" of {sequences.values.shape[1]} channels, which count as {cost}"
         raise InvalidError(
-            f"the request has {len(sequences.values)} timesteps; "
+            f"the request has {len(sequences.values)} timesteps{channels if by_channel else ''}; "
             f"at most {limits.max_request_timesteps} go",
             limit=limits.max_request_timesteps,
         )
@@ -140,7 +153,7 @@ def checked(request: EmbedRequest, limits: Limits) -> EmbedRequest:
             values = limits.signature.arrange(sequences.values, request.options.features)
             sequences = replace(sequences, values=values)
         check_width(sequences.values, limits.embed_dim, sequences.lengths)
-        check_finite(sequences.values, sequences.lengths)
+        (check_no_infinity if by_channel else check_finite)(sequences.values, sequences.lengths)
     except SequenceError as error:
         raise invalid(error) from error
     except FeatureError as error:
@@ -257,6 +270,7 @@ def encode(answer: EmbedAnswer, media_type: str) -> tuple[bytes, dict[str, str]]
     headers |= {
         "Tritserve-Model": quote(answer.model["name"]),
         "Tritserve-Revision": answer.model["revision"],
+        "Tritserve-Channels": answer.model["channels"],
         "Tritserve-Truncated": str(len(answer.usage["truncated"])),
     }
     return write_npy(rows), headers

@@ -26,7 +26,7 @@ SECURITY_HEADERS = {
 _ALLOWED = ["Authorization", "Content-Type", "Content-Encoding", "Inference-Header-Content-Length"]
 _ALLOWED += ["X-Request-Timeout-Ms", "X-Request-ID", "traceparent", "tracestate"]
 _EXPOSED = ["Retry-After", "Server-Timing", "X-Request-ID", "traceresponse"]
-_EXPOSED += ["Tritserve-Model", "Tritserve-Revision", "Tritserve-Truncated"]
+_EXPOSED += ["Tritserve-Model", "Tritserve-Revision", "Tritserve-Channels", "Tritserve-Truncated"]
 _EXPOSED += ["Inference-Header-Content-Length"]
 
 

@@ -62,11 +62,11 @@ class About:
             "versions": [MODEL_VERSION],
             "platform": "tritserve",
             "inputs": [
-                {"name": "values", "datatype": "FP32", "shape": [-1, config.embed_dim]},
+                {"name": "values", "datatype": "FP32", "shape": [-1, config.embed_dim or -1]},
                 {"name": "lengths", "datatype": "INT64", "shape": [-1]},
             ],
             "outputs": [
-                {"name": "embeddings", "datatype": "FP32", "shape": [-1, config.hidden_size]}
+                {"name": "embeddings", "datatype": "FP32", "shape": [-1, config.output_size]}
             ],
         }
 

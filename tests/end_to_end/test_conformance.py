@@ -1,5 +1,7 @@
 """The live service keeps to its own OpenAPI description, whatever it is sent."""
 
+from contextlib import ExitStack, contextmanager
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +13,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.builders import random_packed
+from tests.builders import CHANNELS, random_packed
 from tests.end_to_end.server import log_lines, serving
 from tritserve.model.engine.engine import Engine
 from tritserve.service.app import create_app
@@ -34,6 +36,10 @@ CHECKS = [
     response_schema_conformance,
 ]
 CASES = {"POST": 400, "GET": 30}
+# As many features as the examples have, which are those of the embedded model; and any number.
+MODELS = {"features": {"embed_dim": 12, "window_size": 8}, "channels": CHANNELS}
+# What a model that sees channels one by one answers in its own way.
+BY_CHANNEL = {"/embed", "/v2/models/{name}/infer"}
 
 
 def operations():
@@ -42,15 +48,24 @@ def operations():
     schema = schemathesis.openapi.from_dict(app.openapi())
     for found in schema.get_all_operations():
         operation = found.ok()
-        yield pytest.param(operation, id=operation.label)
+        for model in MODELS:
+            if model == "features" or operation.path in BY_CHANNEL:
+                yield pytest.param(operation, model, id=f"{operation.label}, {model}")
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
+def urls(tmp_path_factory):
+    """Where each of the models is served."""
     folder = tmp_path_factory.mktemp("conformance")
-    # As many features as the examples have, which are those of the embedded model.
+    with ExitStack() as servers:
+        yield {name: servers.enter_context(answering(folder / name, name)) for name in MODELS}
+
+
+@contextmanager
+def answering(folder, name):
+    folder.mkdir()
     model, log = folder / "model.safetensors", folder / "log"
-    random_packed(model, embed_dim=12, window_size=8)
+    random_packed(model, **MODELS[name])
     environment = {"TRITSERVE_ADMIN_KEY": ADMIN_KEY}
     with serving("--model", model, log=log, environment=environment) as (url, _):
         yield url
@@ -60,8 +75,8 @@ def url(tmp_path_factory):
     assert not [line for line in lines if line["level"] == "error"]
 
 
-@pytest.mark.parametrize("operation", list(operations()))
-def test_every_answer_is_declared(operation, url):
+@pytest.mark.parametrize(("operation", "model"), list(operations()))
+def test_every_answer_is_declared(operation, model, urls):
     modes = schemathesis.GenerationMode
     strategy = operation.as_strategy(generation_mode=modes.POSITIVE) | operation.as_strategy(
         generation_mode=modes.NEGATIVE
@@ -80,6 +95,6 @@ def test_every_answer_is_declared(operation, url):
             case.path_parameters |= {k: known[k] for k in case.path_parameters}
             # The body is not compressed, whatever the header says.
             case.headers.pop("Content-Encoding", None)
-        case.call_and_validate(base_url=url, checks=CHECKS)
+        case.call_and_validate(base_url=urls[model], checks=CHECKS)
 
     check()

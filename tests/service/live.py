@@ -46,6 +46,6 @@ class Watched:
         self.model, self.kernel, self.threads = engine.model, engine.kernel, engine.threads
         self._engine, self._before = engine, before
 
-    def embed(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def embed(self, values: np.ndarray, lengths: np.ndarray, **options: Any) -> np.ndarray:
         self._before(values, lengths)
-        return self._engine.embed(values, lengths)
+        return self._engine.embed(values, lengths, **options)

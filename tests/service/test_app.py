@@ -29,6 +29,7 @@ def test_the_same_embeddings_in_every_form(engine):
             "name": "random",
             "revision": engine.model.revision,
             "output_size": 16,
+            "channels": "joined",
             "quantize": "ternary",
             "bits_per_weight": engine.model.bits_per_weight,
         }

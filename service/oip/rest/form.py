@@ -123,7 +123,8 @@ class InferForm:
         self._id = request.id
         self._asked = request.outputs
         self._outputs = _choose_outputs(request)
-        tensors = _read_tensors(request.inputs, dict(enumerate(lists)), body[json_bytes:])
+        nulls = limits.embed_dim is None
+        tensors = _read_tensors(request.inputs, dict(enumerate(lists)), body[json_bytes:], nulls)
         return to_request(tensors, request.parameters, limits)
 
     def encode(self, answer: EmbedAnswer) -> tuple[bytes, dict[str, str]]:
@@ -229,7 +230,9 @@ def _take(lists: dict[int, bytes], given: _Input) -> bytes:
     raise InvalidError(f"input '{given.name}': data must be {given.datatype} numbers")
 
 
-def _read_tensors(inputs: list[_Input], lists: dict[int, bytes], tail: bytes) -> dict[str, Array]:
+def _read_tensors(
+    inputs: list[_Input], lists: dict[int, bytes], tail: bytes, nulls: bool
+) -> dict[str, Array]:
     check_unique("input", [given.name for given in inputs])
     tensors: dict[str, Array] = {}
     at = 0
@@ -245,7 +248,7 @@ def _read_tensors(inputs: list[_Input], lists: dict[int, bytes], tail: bytes) ->
         elif size is None and given.data is not None:
             if given.datatype == "FP16":
                 raise InvalidError("FP16 has no JSON form; send it as binary data")
-            numbers = read_numbers(*described, _take(lists, given))
+            numbers = read_numbers(*described, _take(lists, given), nulls=nulls)
             tensors[given.name] = from_numbers(*described, numbers)
         else:
             raise InvalidError(f"input '{given.name}' needs either data or binary_data_size")

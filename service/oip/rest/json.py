@@ -58,7 +58,13 @@ def cut_data(text: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def read_numbers(
-    name: str, datatype: str, shape: Sequence[int], text: bytes, piece_bytes: int = PIECE_BYTES
+    name: str,
+    datatype: str,
+    shape: Sequence[int],
+    text: bytes,
+    piece_bytes: int = PIECE_BYTES,
+    *,
+    nulls: bool = False,
 ) -> Array:
     """Numbers that stand one after the other, or nested as `shape` says.
 
@@ -68,6 +74,7 @@ def read_numbers(
         shape: of the input.
         text: as `cut_data` gives it.
         piece_bytes: a piece ends with the element that reaches so many bytes.
+        nulls: whether null stands among floats for a missing one, NaN.
 
     Returns:
         `[count]`, float64 or int64.
@@ -81,6 +88,9 @@ def read_numbers(
     if depth not in {1, len(shape)}:
         raise _not_nested(name, shape)
     is_float = datatype.startswith("FP")
+    taken: set[type] = {int, float} if is_float else {int}
+    if is_float and nulls:
+        taken.add(type(None))
     parts: list[Array] = []
     for piece in split_list(text, _BETWEEN[depth], piece_bytes, 0, len(text)):
         if not piece.strip() and (parts or len(piece) < len(text)):
@@ -90,7 +100,7 @@ def read_numbers(
             if not all(isinstance(part, list) and len(part) == size for part in numbers):
                 raise _not_nested(name, shape)
             numbers = list(chain.from_iterable(numbers))
-        if not set(map(type, numbers)) <= ({int, float} if is_float else {int}):
+        if not set(map(type, numbers)) <= taken:
             raise InvalidError(f"input '{name}': data must be {datatype} numbers")
         try:
             parts.append(np.array(numbers, np.float64 if is_float else np.int64))

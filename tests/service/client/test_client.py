@@ -507,8 +507,8 @@ def test_each_part_is_retried_for_a_time_of_its_own(monkeypatch):
 
 
 def embedded(count):
-    model = {"name": "m", "revision": "r", "output_size": 2, "quantize": "ternary"}
-    model |= {"bits_per_weight": 1.6, "of a newer service": 1}
+    model = {"name": "m", "revision": "r", "output_size": 2, "channels": "joined"}
+    model |= {"quantize": "ternary", "bits_per_weight": 1.6, "of a newer service": 1}
     timing = {"queue": 1.0, "compute": 2.0, "total": 3.0}
     answer = EmbedAnswer(Embeddings(np.ones((count, 2))), model, {"truncated": []}, timing)
     return httpx.Response(200, content=encode(answer, SAFETENSORS)[0])

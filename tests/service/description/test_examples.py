@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.builders import random_packed
+from tests.builders import CHANNELS, random_packed
 from tests.service.live import ask
 from tritserve.model.engine.engine import Engine
 
@@ -36,6 +36,20 @@ def test_the_examples_are_requests_to_the_served_model(tmp_path, embed_dim, wind
     async def talk(client):
         for answer in (await answers(client)).values():
             assert answer.status_code == 200, answer.text
+
+    ask(Engine.load(model), talk)
+
+
+def test_the_examples_are_requests_to_a_model_of_any_number_of_channels(tmp_path):
+    model = tmp_path / "model.safetensors"
+    random_packed(model, **CHANNELS)
+
+    async def talk(client):
+        found = await answers(client)
+        assert all(answer.status_code == 200 for answer in found.values())
+        api = (await client.get("/openapi.json")).json()
+        body = api["paths"]["/embed"]["post"]["requestBody"]["content"]["application/json"]
+        assert len(body["example"]["sequences"][0][0]) == 3
 
     ask(Engine.load(model), talk)
 

@@ -302,7 +302,10 @@ def test_nothing_acceptable_is_an_error(accept):
 def test_every_form_carries_the_same_float32(rows):
     usage = {"sequences": 3, "timesteps": 4, "truncated": [1]}
     answer = EmbedAnswer(
-        Embeddings(rows), {"name": "münchen", "revision": "r"}, usage, {"queue": 0.0}
+        Embeddings(rows),
+        {"name": "münchen", "revision": "r", "channels": "joined"},
+        usage,
+        {"queue": 0.0},
     )
     body, headers = encode(answer, JSON)
     content = json.loads(body)

@@ -1,0 +1,44 @@
+"""What sequences cost: the unit in which requests are limited, admitted and put into batches.
+
+It is the timestep, the row that an encoder computes. A model that sees channels one by one computes
+as many rows of each window of each channel, however short it is; of a series of several windows,
+the whole is one more. So that a thousand channels cost a thousand times as much as one.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tritserve.model.sequences import LengthArray, Sequences
+
+
+@dataclass(frozen=True)
+class Cost:
+    """How a model counts.
+
+    Attributes:
+        window: timesteps of the longest window, where channels are seen one by one.
+        window_cost: of each window of each channel, in timesteps.
+    """
+
+    window: int | None = None
+    window_cost: int = 1
+
+    def of(self, sequences: Sequences) -> LengthArray:
+        """`[batch]` int64, the timesteps that each sequence counts."""
+        if self.window is None:
+            return sequences.lengths
+        windows: LengthArray = -(-sequences.lengths // self.window)
+        windows += windows > 1
+        windows *= self.window_cost * sequences.values.shape[1]
+        return windows
+
+    def offsets(self, sequences: Sequences) -> LengthArray:
+        """`[batch + 1]` int64, what the sequences before each count."""
+        offsets = np.zeros(len(sequences) + 1, np.int64)
+        self.of(sequences).cumsum(out=offsets[1:])
+        return offsets
+
+
+TIMESTEPS = Cost()
+"""That of a model that joins its features."""
