@@ -41,8 +41,9 @@ def write(
         test_labels: each also one of the training labels.
         groups: one a training sequence, integers or strings: what it was recorded in or from, such
             as a session or a subject. A validation part holds whole groups out.
-        feature_names: one a feature. Where sequences are tables, those of their columns if not
-            given; test tables are put into that order.
+        feature_names: one a feature. If not given, the columns of the first training table name
+            them. Each table is put into their order by the names of its own columns, and arrays are
+            taken to be in it; with `channels_first`, columns are timesteps and name nothing.
         units: one a feature, such as `m/s2`; empty where it has none.
         sampling_rate: timesteps a second, in Hz.
         layout: `channels_first` if sequences are `[features, seq_len]`. If not given, they are
@@ -68,10 +69,9 @@ def write(
         for split, _, given in splits
     }
     numbers = {name: number for number, name in enumerate(sorted(set(named["train"] or [])))}
+    features = _columns(splits[0][1], layout) if feature_names is None else list(feature_names)
     signature = signature_of(
-        feature_names=_columns(splits[0][1], layout)
-        if feature_names is None
-        else list(feature_names),
+        feature_names=features,
         units=None if units is None else list(units),
         sampling_rate=sampling_rate,
         classes=[str(name) for name in numbers],
@@ -81,10 +81,12 @@ def write(
         arrays["groups_train"] = np.array(_names(groups, "groups"))
     for split, sequences, _ in splits:
         try:
-            columns = _columns(sequences, layout)
-            joined = Sequences.from_list(sequences, layout or "time_first")
-            values = signature.arrange(joined.values, columns) if columns else joined.values
-            arrays |= {f"{split}_values": values, f"{split}_lengths": joined.lengths}
+            if not features and _columns(sequences, layout):
+                raise DataError(
+                    "tables name their columns, and the features have no names; give feature_names"
+                )
+            joined = Sequences.from_list(sequences, layout or "time_first", features)
+            arrays |= {f"{split}_values": joined.values, f"{split}_lengths": joined.lengths}
             arrays |= _labels(named[split], split, numbers)
             data = parse(arrays, split, "", "")
         except UserError as error:
@@ -106,10 +108,10 @@ def _listed(sequences: Iterable[Any]) -> list[Any]:
 
 
 def _columns(sequences: list[Any], layout: Layout | None) -> list[str]:
-    """The names of the columns of tables whose rows are timesteps."""
-    if layout == "channels_first" or not sequences:
+    """The names of the columns of the first table, where columns are features."""
+    if layout == "channels_first":
         return []
-    return column_names(sequences[0]) or []
+    return next((names for part in sequences if (names := column_names(part))), [])
 
 
 def _names(given: npt.ArrayLike, what: str) -> list[Any]:
