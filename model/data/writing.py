@@ -1,7 +1,9 @@
 """A user's own arrays as a data set that `load` reads."""
 
 import io
+import reprlib
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ def write(
     elif test_labels is not None:
         raise DataError("there are test labels, but no test sequences")
     named = {
-        split: None if given is None else _names(given, f"{split} labels")
+        split: None if given is None else _names(given, f"{split} labels").tolist()
         for split, _, given in splits
     }
     numbers = {name: number for number, name in enumerate(sorted(set(named["train"] or [])))}
@@ -78,7 +80,7 @@ def write(
     )
     arrays: dict[str, Any] = {key: np.array(value) for key, value in signature.known().items()}
     if groups is not None:
-        arrays["groups_train"] = np.array(_names(groups, "groups"))
+        arrays["groups_train"] = _names(groups, "groups")
     for split, sequences, _ in splits:
         try:
             if not features and _columns(sequences, layout):
@@ -114,18 +116,32 @@ def _columns(sequences: list[Any], layout: Layout | None) -> list[str]:
     return next((names for part in sequences if (names := column_names(part))), [])
 
 
-def _names(given: npt.ArrayLike, what: str) -> list[Any]:
+def _names(given: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
     # Of objects, as nullable columns and those of strings are, what is inside decides.
-    names = np.array(np.asarray(given, object).tolist())
-    if names.dtype.kind == "U" and len({type(name) for name in np.asarray(given, object)}) > 1:
-        raise DataError(f"{what} are of several types; they must be of one")
-    if names.ndim != 1 or names.dtype.kind not in "iuU":
+    objects = np.asarray(given, object)
+    if objects.ndim != 1:
+        raise DataError(f"{what} have shape {list(objects.shape)}; they must be one a sequence")
+    names = objects.tolist()
+    for name in names:
+        if isinstance(name, bool) or not isinstance(name, str | Integral):
+            raise DataError(
+                f"{what} hold {reprlib.repr(name)}; they must be integers or strings, "
+                "one a sequence"
+            )
+        if isinstance(name, str) != isinstance(names[0], str):
+            raise DataError(
+                f"{what} hold {reprlib.repr(names[0])} and {reprlib.repr(name)}; "
+                "they must be of one type"
+            )
+    if names and isinstance(names[0], str):
+        return np.array(names)
+    whole = [int(name) for name in names]
+    try:
+        return np.array(whole, np.int64 if max(whole, default=0) < 2**63 else np.uint64)
+    except OverflowError as error:
         raise DataError(
-            f"{what} are {names.dtype} {list(names.shape)}; "
-            "they must be integers or strings, one a sequence"
-        )
-    listed: list[Any] = names.tolist()
-    return listed
+            f"{what} hold integers that no type of 64 bits holds all; give strings"
+        ) from error
 
 
 def _labels(names: list[Any] | None, split: Split, numbers: dict[Any, int]) -> dict[str, Labels]:

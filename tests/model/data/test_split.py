@@ -137,8 +137,8 @@ def test_groups_are_read_as_they_were_written(tmp_path, groups):
     ("groups", "message"),
     [
         (["a", "b"], r"groups are <U1 \[2\]; they must be integers or strings of shape \[3\]"),
-        ([0.5, 1.0, 2.0], r"groups are float64 \[3\]; they must be integers or strings, one a"),
-        (["a", 1, "b"], "groups are of several types; they must be of one"),
+        ([0.5, 1.0, 2.0], "groups hold 0.5; they must be integers or strings, one a"),
+        (["a", 1, "b"], "groups hold 'a' and 1; they must be of one type"),
     ],
 )
 def test_groups_are_one_a_sequence(tmp_path, groups, message):
