@@ -199,8 +199,8 @@ def _decode_safetensors(body: bytes) -> Sequences:
         tensors = safetensors.numpy.load(body)
     except KeyError as error:
         raise InvalidError(
-            f"the body has a tensor of type {error}; 'values' are F16, F32, F64 or integers, "
-            "'lengths' are integers"
+            f"the body has a tensor of type {error}; 'values' are F16, F32, F64, integers or "
+            "booleans, 'lengths' are integers"
         ) from error
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise UnparseableError(f"the body is not safetensors: {error}") from error
@@ -221,8 +221,8 @@ def to_sequences(values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Sequenc
     """
     if values.dtype.kind not in REAL_KINDS or values.ndim != 2:
         raise InvalidError(
-            f"'values' are {values.dtype} {list(values.shape)}; they must be floats or integers "
-            "of shape [timesteps, embed_dim]"
+            f"'values' are {values.dtype} {list(values.shape)}; they must be floats, integers or "
+            "booleans of shape [timesteps, embed_dim]"
         )
     try:
         fitting = check_lengths(lengths, len(values))
