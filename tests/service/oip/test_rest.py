@@ -1,6 +1,7 @@
 import asyncio
 import gzip
 import json
+import threading
 import tracemalloc
 import zlib
 from urllib.parse import quote
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders import random_batch, random_packed
-from tests.service.live import ask
+from tests.service.live import Watched, ask
 from tritserve.model.engine.engine import Engine
 from tritserve.service.errors import InvalidError, ServiceError
 from tritserve.service.forms.media import OCTETS as BINARY
@@ -492,6 +493,35 @@ def test_hints_do_not_change_the_answer(engine):
             {"model_name": "random", "model_version": "1"},
             {"outputs": [{"name": "embeddings", "datatype": "FP32", "shape": [3, 16]}]},
             {"outputs": [{"name": "embeddings", "datatype": "FP32", "shape": [-1, 16]}]},
+def test_statistics_are_those_of_requests_that_were_answered(engine):
+    gate, entered = threading.Event(), threading.Event()
+    body, one = {"sequences": [[[0.5] * 3]]}, {"inputs": json_inputs()}
+    # What is wrong with it is found when its embeddings are there.
+    other = {"name": "embeddings", "datatype": "INT8"}
+
+    def compute(*_):
+        entered.set()
+        gate.wait(10)
+
+    async def talk(client):
+        held = asyncio.create_task(client.post("/embed", json=body))
+        await asyncio.to_thread(entered.wait, 10)
+        late = await client.post(INFER, json=one, headers={"X-Request-Timeout-Ms": "50"})
+        gate.set()
+        refused = await client.post(INFER, json={**one, "outputs": [other]})
+        assert (late.status_code, refused.status_code) == (504, 422)
+        timing = (await held).json()["timing_ms"]
+        durations = (await statistics(client))["inference_stats"]
+        stages = ["queue", "compute_input", "compute_infer", "compute_output"]
+        assert {durations[name]["count"] for name in ["success", *stages]} == {1}
+        for stage, name in (("queue", "queue"), ("compute", "compute_infer")):
+            assert abs(durations[name]["ns"] - 1e6 * timing[stage]) <= 501
+        parts = sum(durations[name]["ns"] for name in stages)
+        assert abs(durations["success"]["ns"] - parts) <= 4
+
+    ask(Watched(engine, compute), talk)
+
+
             {"outputs": [{"name": "embeddings", "datatype": None, "shape": None}]},
         ):
             answer = await client.post(INFER, json={"inputs": inputs, **fields})
