@@ -10,6 +10,7 @@ Source: the KServe open inference protocol (open-inference-protocol, inference_r
 binary data extension.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -179,14 +180,27 @@ def parse(message: type[M], text: bytes) -> M:
 
     Raises:
         UnparseableError: it is not JSON.
-        InvalidError: it is not this message.
+        InvalidError: it is not this message, or gives a key twice.
     """
     try:
-        return message.model_validate_json(text)
+        parsed = message.model_validate_json(text)
     except ValidationError as error:
         if error.errors(include_input=False)[0]["type"] == "json_invalid":
             raise UnparseableError(f"the request is not JSON: {explain(error)}") from error
         raise InvalidError(explain(error), field=first_field(error)) from error
+    # Of a key that is given twice, pydantic takes the last and says nothing.
+    _UNIQUE_KEYS.decode(text.decode())
+    return parsed
+
+
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise InvalidError(f"{name[:100]} is given twice", field=name)
+
+
+_UNIQUE_KEYS = json.JSONDecoder(object_pairs_hook=_refuse_repeated)
 
 
 def _choose_outputs(request: _Request) -> dict[str, bool]:
@@ -256,8 +270,6 @@ def _read_tensors(inputs: list[_Input], lists: dict[int, bytes], tail: bytes) ->
             tensors[given.name] = from_numbers(*described, numbers)
         else:
             raise invalid_input(given.name, "needs either data or binary_data_size")
-    if lists:
-        raise InvalidError("a list of numbers belongs to no input: a key 'data' is there twice")
     if at != len(tail):
         raise UnparseableError(f"{len(tail)} bytes follow the JSON, the inputs tell of {at}")
     return tensors

@@ -3,8 +3,8 @@
 A parser that takes megabytes of numbers in one call holds the interpreter, and the event loop with
 it. So what is in a list of numbers under a key `data` is cut out and parsed in pieces, and what is
 left has to be short. A list is taken only where it holds no quotes and no braces; quotes inside a
-string are escaped, so that `"data":` is always a key. Whoever writes that key in another way, or
-twice, may take the place of a list for another: so every list has to be used, and only once.
+string are escaped, so that `"data":` is always a key. Whoever writes that key in another way may
+take the place of a list for another: so no list is used twice, and no key may be given twice.
 """
 
 import re

@@ -204,6 +204,40 @@ def test_what_does_not_fit_is_an_error_that_says_so(engine, request_, message):
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        '"id": "a"',
+        '"parameters": {"normalize": true}',
+        '"normalize": true',
+        '"shape": [1, 1, 3]',
+        '"data": [1, 2, 3]',
+        '"name": "embeddings"',
+        '"binary_data": false',
+    ],
+)
+def test_a_key_given_twice_is_refused_at_every_level(engine, given):
+    request = {
+        "id": "a",
+        "parameters": {"normalize": True},
+        "inputs": [{"name": "values", "datatype": "FP32", "shape": [1, 1, 3], "data": [1, 2, 3]}],
+        "outputs": [{"name": "embeddings", "parameters": {"binary_data": False}}],
+    }
+    once = json.dumps(request)
+    name = given.split('"')[1]
+    # Written in another way, it is the same key.
+    again = given.replace(name[0], f"\\u{ord(name[0]):04x}", 1)
+
+    async def talk(client):
+        assert (await client.post(INFER, content=once)).status_code == 200
+        for other in (given, again):
+            assert once.count(given) == 1
+            answer = await client.post(INFER, content=once.replace(given, f"{given}, {other}"))
+            assert (answer.status_code, answer.json()["error"]) == (422, f"{name} is given twice")
+
+    ask(engine, talk)
+
+
+@pytest.mark.parametrize(
     ("cut", "header", "message"),
     [
         (-1, None, "cut off"),
@@ -459,40 +493,6 @@ def test_statistics_are_what_the_metrics_say(engine):
     ask(engine, talk)
 
 
-def test_the_index_says_what_is_served_and_why_it_is_not_ready(engine):
-    async def talk(client):
-        index = "/v2/repository/index"
-        served = {"name": "random", "version": "1", "state": "READY", "reason": ""}
-        for asked in (b"", b"{}", b'{"ready": true}'):
-            assert (await client.post(index, content=asked)).json() == [served]
-        for wrong, status in [(b"{", 400), (b'{"redy": true}', 422), (bytes(5000), 413)]:
-            answer = await client.post(index, content=wrong)
-            assert answer.status_code == status
-            assert isinstance(answer.json()["error"], str)
-        client._transport.app.state.service.draining = True
-        served |= {"state": "UNAVAILABLE", "reason": "the service is stopping"}
-        assert (await client.post(index)).json() == [served]
-        assert (await client.post(index, json={"ready": True})).json() == []
-        client._transport.app.state.service.draining = False
-
-    ask(engine, talk)
-
-
-HINTS = {"timeout": 60_000_000, "priority": 7, "content_type": "np"}
-
-
-def test_hints_do_not_change_the_answer(engine):
-    inputs = [given | {"parameters": {"content_type": "np"}} for given in json_inputs()]
-    outputs = [{"name": "embeddings", "parameters": {"content_type": "np"}}]
-
-    async def talk(client):
-        for fields in (
-            {"parameters": HINTS, "outputs": outputs},
-            {"parameters": dict.fromkeys(HINTS)},
-            {"parameters": {"timeout": 0, "priority": 0, "sequence_id": None}},
-            {"model_name": "random", "model_version": "1"},
-            {"outputs": [{"name": "embeddings", "datatype": "FP32", "shape": [3, 16]}]},
-            {"outputs": [{"name": "embeddings", "datatype": "FP32", "shape": [-1, 16]}]},
 def test_statistics_are_those_of_requests_that_were_answered(engine):
     gate, entered = threading.Event(), threading.Event()
     body, one = {"sequences": [[[0.5] * 3]]}, {"inputs": json_inputs()}
@@ -522,6 +522,45 @@ def test_statistics_are_those_of_requests_that_were_answered(engine):
     ask(Watched(engine, compute), talk)
 
 
+def test_the_index_says_what_is_served_and_why_it_is_not_ready(engine):
+    async def talk(client):
+        index, twice = "/v2/repository/index", b'{"ready": true, "ready": false}'
+        served = {"name": "random", "version": "1", "state": "READY", "reason": ""}
+        for asked in (b"", b"{}", b'{"ready": true}'):
+            assert (await client.post(index, content=asked)).json() == [served]
+        for wrong, status in [
+            (b"{", 400),
+            (b'{"redy": true}', 422),
+            (twice, 422),
+            (bytes(5000), 413),
+        ]:
+            answer = await client.post(index, content=wrong)
+            assert answer.status_code == status
+            assert isinstance(answer.json()["error"], str)
+        client._transport.app.state.service.draining = True
+        served |= {"state": "UNAVAILABLE", "reason": "the service is stopping"}
+        assert (await client.post(index)).json() == [served]
+        assert (await client.post(index, json={"ready": True})).json() == []
+        client._transport.app.state.service.draining = False
+
+    ask(engine, talk)
+
+
+HINTS = {"timeout": 60_000_000, "priority": 7, "content_type": "np"}
+
+
+def test_hints_do_not_change_the_answer(engine):
+    inputs = [given | {"parameters": {"content_type": "np"}} for given in json_inputs()]
+    outputs = [{"name": "embeddings", "parameters": {"content_type": "np"}}]
+
+    async def talk(client):
+        for fields in (
+            {"parameters": HINTS, "outputs": outputs},
+            {"parameters": dict.fromkeys(HINTS)},
+            {"parameters": {"timeout": 0, "priority": 0, "sequence_id": None}},
+            {"model_name": "random", "model_version": "1"},
+            {"outputs": [{"name": "embeddings", "datatype": "FP32", "shape": [3, 16]}]},
+            {"outputs": [{"name": "embeddings", "datatype": "FP32", "shape": [-1, 16]}]},
             {"outputs": [{"name": "embeddings", "datatype": None, "shape": None}]},
         ):
             answer = await client.post(INFER, json={"inputs": inputs, **fields})
