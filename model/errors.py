@@ -42,5 +42,11 @@ def explain(error: "ValidationError", *, show: bool = False) -> str:
     return "; ".join(parts)
 
 
+def first_field(error: "ValidationError") -> str | None:
+    """The first field that `explain` names; None where it is the whole that does not fit."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return ".".join(_shorten(str(part), MAX_PART) for part in found[0]["loc"]) or None
+
+
 def _shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -20,7 +20,7 @@ import safetensors.numpy
 from pydantic import ValidationError
 
 from tritserve.model.arrays import REAL_KINDS
-from tritserve.model.errors import explain
+from tritserve.model.errors import explain, first_field
 from tritserve.model.packed.tensors import save_tensors
 from tritserve.model.sequences import (
     LengthArray,
@@ -178,7 +178,7 @@ def read_options(query: Mapping[str, str]) -> Options:
     try:
         return Options.model_validate(given, strict=True)
     except ValidationError as error:
-        raise InvalidError(f"query: {explain(error)}") from error
+        raise InvalidError(f"query: {explain(error)}", field=first_field(error)) from error
 
 
 def _decode_npy(body: bytes) -> Sequences:
