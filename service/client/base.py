@@ -42,8 +42,9 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
             retry_seconds: how long to go on trying each request when the service is full or not
                 ready, or the connection breaks. A batch in parts makes several requests, and
                 each has this time of its own, as it has the `timeout`.
-            startup_seconds: how long to go on trying when nothing listens at `base_url`, as
-                before the service has started, or while it starts again; 0 tells it at once.
+            startup_seconds: how long to go on trying when nothing listens at `base_url`, or its
+                host's name is not known, as before the service has started, or while it starts
+                again; 0 tells it at once.
             timeout: seconds to wait for a connection, or for bytes to come or go; None for ever.
             **options: further ones of `httpx.Client` or `httpx.AsyncClient`: `headers`, `verify`,
                 `transport`, ...

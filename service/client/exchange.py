@@ -7,7 +7,6 @@ A batch over the limits goes in parts, one after the other.
 
 import csv
 import io
-import socket
 import ssl
 import time
 from collections.abc import Generator, Iterable, Sequence
@@ -28,7 +27,6 @@ from tritserve.service.forms.media import SAFETENSORS
 RETRIED = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 # A request meets them that crosses the closing of its connection, or comes during a restart.
 DISCONNECTED = (httpx.NetworkError, httpx.RemoteProtocolError)
-LASTING = (ssl.SSLError, socket.gaierror)
 PASSING = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 MAX_PAUSE = 2.0
 
@@ -63,7 +61,7 @@ class Exchanges:
     Args:
         retry_seconds: how long to go on trying each request when the service is full or not
             ready, or the connection breaks.
-        startup_seconds: the same when nothing listens.
+        startup_seconds: the same when nothing listens, or the host's name is not known.
     """
 
     def __init__(self, retry_seconds: float, startup_seconds: float) -> None:
@@ -184,12 +182,13 @@ class Exchanges:
     def _patience(self, error: httpx.TransportError) -> float:
         """Seconds to go on trying after this.
 
-        0 where a host's name, TLS or its certificate is at fault: trying again would not help.
+        0 where TLS or its certificate is at fault: trying again would not help.
         """
-        cause = _first_cause(error, LASTING)
-        if cause and not isinstance(cause, PASSING):
+        insecure = _first_cause(error, ssl.SSLError)
+        if insecure and not isinstance(insecure, PASSING):
             return 0.0
-        absent = not cause and isinstance(error, httpx.ConnectError)
+        # Nothing listens, or the host's name is not known, as before its container has started.
+        absent = not insecure and isinstance(error, httpx.ConnectError)
         return self._startup_seconds if absent else self._retry_seconds
 
 
@@ -214,8 +213,8 @@ def _wait(response: httpx.Response, until: float) -> float | None:
     return seconds if time.monotonic() + seconds <= until else None
 
 
-def _first_cause(error: BaseException | None, kinds: Any) -> BaseException | None:
-    while error and not isinstance(error, kinds):
+def _first_cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
+    while error and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error
 
@@ -223,7 +222,7 @@ def _first_cause(error: BaseException | None, kinds: Any) -> BaseException | Non
 def _explained(error: httpx.ConnectError) -> httpx.ConnectError:
     url = error.request.url
     message = f"no connection to {url.scheme}://{url.netloc.decode()}: {error}"
-    if not _first_cause(error, LASTING):
+    if not _first_cause(error, ssl.SSLError):
         message += "; is the service started? startup_seconds= of the client waits until it is"
     return httpx.ConnectError(message, request=error.request)
 
