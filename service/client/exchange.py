@@ -5,8 +5,6 @@ An exchange is a generator: it yields `Step`s, is sent the response to each, or 
 A batch over the limits goes in parts, one after the other.
 """
 
-import csv
-import io
 import ssl
 import time
 from collections.abc import Generator, Iterable, Sequence
@@ -17,8 +15,8 @@ from typing import Any, TypeVar
 import httpx
 import numpy.typing as npt
 
-from tritserve.model.packed.tensors import save_tensors
 from tritserve.model.sequences import Sequences
+from tritserve.service.client.batch import Batch
 from tritserve.service.client.parts import Limits, Load
 from tritserve.service.client.replies import Answer, RequestError, check, join, read, read_info
 from tritserve.service.forms.choices import Overlong, Precision
@@ -94,21 +92,21 @@ class Exchanges:
             RequestError: the service refused; its row is one of the whole batch.
             ModelChangedError: see there.
         """
-        batch = Sequences.from_list(sequences)
+        batch = Batch.read(sequences, features)
         params = {
             "normalize": str(normalize).lower(),
             "overlong": overlong,
             "precision": precision,
         }
-        if features is not None:
-            params["features"] = _as_csv(features)
         headers = {"Content-Type": SAFETENSORS, "Accept": SAFETENSORS}
         step = Step("POST", "/embed", {"headers": headers, "params": params})
-        small = len(batch) <= SMALL_SEQUENCES and batch.values.nbytes <= SMALL_BYTES
-        if self._limits.revision is None and not small:
-            # Where they cannot be had, the batch's own refusal says more.
-            with suppress(RequestError):
+        if self._limits.revision is None:
+            if batch.of_tables:
                 yield from self.info()
+            elif not _is_small(batch.sequences):
+                # Where they cannot be had, the batch's own refusal says more.
+                with suppress(RequestError):
+                    yield from self.info()
         try:
             return (yield from self._embed_parts(batch, overlong, step))
         except ModelChangedError:
@@ -116,26 +114,26 @@ class Exchanges:
                 yield from self.info()
         return (yield from self._embed_parts(batch, overlong, step))
 
-    def _embed_parts(self, batch: Sequences, overlong: Overlong, step: Step) -> Exchange[Answer]:
+    def _embed_parts(self, batch: Batch, overlong: Overlong, step: Step) -> Exchange[Answer]:
         load = Load(batch, overlong, self._limits)
         answers: list[tuple[int, Answer]] = []
         first = 0
-        while first < len(batch):
+        while first < len(batch.sequences):
             rows = load.part(first)
             try:
-                answer = yield from self._embed_part(load.take(rows), first, step)
+                answer = yield from self._embed_part(load.body(rows), first, step)
             except RequestError as refused:
                 yield from self._learn(refused, load.size(rows))
-                smaller = Load(batch, overlong, self._limits)
-                if smaller.size(smaller.part(first)) >= load.size(rows):
+                other = Load(batch, overlong, self._limits)
+                smaller = other.size(other.part(first)) < load.size(rows)
+                if other.features == load.features and not smaller:
                     raise refused from None
-                load = smaller
+                load = other
                 continue
             answers.append((first, answer))
-            # Rows of two models must not mix, nor may one see what was cut for another.
+            # Rows of two models must not mix, nor may one see what was made for another.
             revision = answer.model.revision
-            expected = self._limits.revision if load.truncated else revision
-            if not revision == expected == answers[0][1].model.revision:
+            if not revision == (load.revision or revision) == answers[0][1].model.revision:
                 raise ModelChangedError(
                     "twice, the model changed before a whole batch was answered, last to revision "
                     f"{revision}; ask again"
@@ -143,20 +141,18 @@ class Exchanges:
             first = rows.stop
         return join(answers, load.truncated)
 
-    def _embed_part(self, part: Sequences, first: int, step: Step) -> Exchange[Answer]:
-        content = save_tensors({"values": part.values, "lengths": part.lengths})
+    def _embed_part(self, body: bytes, first: int, step: Step) -> Exchange[Answer]:
+        options = step.options | {"content": body}
         try:
-            return read(
-                (yield from self._send(replace(step, options=step.options | {"content": content})))
-            )
+            return read((yield from self._send(replace(step, options=options))))
         except RequestError as refused:
             raise refused.counted_from(first) from refused
 
     def _learn(self, refused: RequestError, size: int) -> Exchange[None]:
-        """The limits that a refusal of a body of `size` bytes tells of, if it does."""
+        """The limits, or names, that a refusal of a body of `size` bytes tells of, if it does."""
         if _is_of_a_proxy(refused):
             self._limits = replace(self._limits, proxy_bytes=size // 2)
-        elif "limit" in refused.details:
+        elif "limit" in refused.details or refused.details.get("field") == "features":
             with suppress(RequestError, httpx.TransportError):
                 yield from self.info()
 
@@ -197,6 +193,11 @@ def rows_of(exchange: Exchange[Answer]) -> Exchange[npt.NDArray[Any]]:
     return (yield from exchange).embeddings
 
 
+def _is_small(sequences: Sequences) -> bool:
+    """Whether hardly a service refuses so little at once."""
+    return len(sequences) <= SMALL_SEQUENCES and sequences.values.nbytes <= SMALL_BYTES
+
+
 def _is_of_a_proxy(refused: RequestError) -> bool:
     """Whether something before the service found the body too large; it does not tell its limit."""
     return refused.status == httpx.codes.REQUEST_ENTITY_TOO_LARGE and "limit" not in refused.details
@@ -225,10 +226,3 @@ def _explained(error: httpx.ConnectError) -> httpx.ConnectError:
     if not _first_cause(error, ssl.SSLError):
         message += "; is the service started? startup_seconds= of the client waits until it is"
     return httpx.ConnectError(message, request=error.request)
-
-
-def _as_csv(names: Sequence[str]) -> str:
-    """A row of CSV: a name that holds a comma stands in double quotes."""
-    row = io.StringIO()
-    csv.writer(row, lineterminator="").writerow(names)
-    return row.getvalue()
