@@ -48,8 +48,9 @@ class Options(BaseModel):
         "number, set where it is above zero, eight to a byte, first number in the highest bit.",
     )
     features: Annotated[list[FeatureName], BeforeValidator(_split_names)] = Field(
-        default=[],
+        default_factory=list,
         max_length=MAX_WIDTH,
+        json_schema_extra={"minItems": 1},
         description="The names of the features, in the order in which they are sent. If that is "
         "not the model's order they are put into it; names that are not the model's are refused.",
     )

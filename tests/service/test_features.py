@@ -145,6 +145,16 @@ def test_no_names_are_not_those_of_the_model(named, engine):
         assert embed(engine, **with_json(request)).status_code == 422
 
 
+def test_the_description_offers_no_empty_list_of_names(engine):
+    async def talk(client):
+        return (await client.get("/openapi.json")).json()
+
+    body = ask(engine, talk)["paths"]["/embed"]["post"]["requestBody"]["content"]
+    schema = body["application/json"]["schema"]["properties"]["features"]
+    assert "default" not in schema
+    assert schema["minItems"] == 1
+
+
 @pytest.mark.parametrize("form", [0, 5])
 def test_names_in_the_body_and_in_the_query_are_refused(named, form):
     request = requests(VALUES, NAMES, TURNED_TEXT)[form]
