@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import safetensors
 import safetensors.numpy
 from pydantic import ValidationError
@@ -42,8 +43,8 @@ from tritserve.service.forms.options import Embeddings, Options, wrong_features
 _BOOLEANS = {"true": True, "false": False}
 _DEFAULTS = Options()
 
-# Two tensors need a hundred. The library reads a header of any length in one call, which holds the
-# interpreter, and the event loop with it.
+# Two tensors need a hundred; what the model's own names of features need comes on top. The library
+# reads a header of any length in one call, which holds the interpreter, and the event loop with it.
 MAX_SAFETENSORS_HEADER_BYTES = 64 * 1024
 
 
@@ -107,7 +108,8 @@ def decode(
     elif media_type == NPY:
         request = EmbedRequest(_decode_npy(body), read_options(query))
     elif media_type == SAFETENSORS:
-        request = EmbedRequest(_decode_safetensors(body), read_options(query))
+        sequences, given = _decode_safetensors(body, limits.signature)
+        request = EmbedRequest(sequences, _merge(given, read_options(query)))
     else:
         raise UnsupportedMediaTypeError(
             f"Content-Type is {content_type or 'missing'}; it must be one of "
@@ -136,8 +138,8 @@ def checked(request: EmbedRequest, limits: Limits) -> EmbedRequest:
             limit=limits.max_request_timesteps,
         )
     try:
-        if request.options.features:
-            values = limits.signature.arrange(sequences.values, request.options.features)
+        if (names := request.options.named) is not None:
+            values = limits.signature.arrange(sequences.values, names)
             sequences = replace(sequences, values=values)
         check_width(sequences.values, limits.embed_dim, sequences.lengths)
         check_finite(sequences.values, sequences.lengths)
@@ -175,10 +177,14 @@ def read_options(query: Mapping[str, str]) -> Options:
     given: dict[str, str | bool] = dict(query)
     if query.get("normalize") in _BOOLEANS:
         given["normalize"] = _BOOLEANS[query["normalize"]]
+    return _validate(given, "query")
+
+
+def _validate(given: dict[str, Any], place: str) -> Options:
     try:
         return Options.model_validate(given, strict=True)
     except ValidationError as error:
-        raise InvalidError(f"query: {explain(error)}", field=first_field(error)) from error
+        raise InvalidError(f"{place}: {explain(error)}", field=first_field(error)) from error
 
 
 def _decode_npy(body: bytes) -> Sequences:
@@ -188,15 +194,20 @@ def _decode_npy(body: bytes) -> Sequences:
     return _exact(array.reshape(batch * seq_len, width), lengths)
 
 
-def _decode_safetensors(body: bytes) -> Sequences:
+def _decode_safetensors(body: bytes, signature: Signature) -> tuple[Sequences, Options]:
     header_bytes = int.from_bytes(body[:8], "little")
     if MAX_SAFETENSORS_HEADER_BYTES < header_bytes <= len(body) - 8:
-        raise InvalidError(
-            f"the safetensors header has {header_bytes} bytes; "
-            f"at most {MAX_SAFETENSORS_HEADER_BYTES} are read"
-        )
+        # Commas between; CSV puts names in quotes and doubles those within, and JSON escapes all.
+        names_bytes = sum(2 * len(json.dumps(name)) + 1 for name in signature.feature_names)
+        most = MAX_SAFETENSORS_HEADER_BYTES + names_bytes
+        if header_bytes > most:
+            raise InvalidError(
+                f"the safetensors header has {header_bytes} bytes; at most {most} are read"
+            )
     try:
         tensors = safetensors.numpy.load(body)
+        # The library reads metadata from files only.
+        metadata = orjson.loads(body[8 : 8 + header_bytes]).get("__metadata__") or {}
     except KeyError as error:
         raise InvalidError(
             f"the body has a tensor of type {error}; 'values' are F16, F32, F64, integers or "
@@ -209,7 +220,9 @@ def _decode_safetensors(body: bytes) -> Sequences:
             f"the body holds the tensors {reprlib.repr(sorted(tensors))}; "
             "they must be 'values' and 'lengths'"
         )
-    return to_sequences(tensors["values"], tensors["lengths"])
+    given = {"features": metadata["features"]} if "features" in metadata else {}
+    options = _validate(given, "metadata")
+    return to_sequences(tensors["values"], tensors["lengths"]), options
 
 
 def to_sequences(values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Sequences:
