@@ -71,7 +71,10 @@ def test_columns_that_are_not_the_models_are_refused(named):
     others = [table.rename(columns={"Größe": "size"}) for table in tables([0, 1, 2])]
     with pytest.raises(RequestError, match="missing 'Größe'; unknown 'size'"):
         embedded(named, others)
-    with pytest.raises(SequenceError, match="sequence 1 has the columns"):
+    with pytest.raises(
+        SequenceError,
+        match="sequence 1 has other columns than the features: missing .'Größe'., unknown .'size'.",
+    ):
         embedded(named, [tables([0, 1, 2])[0], others[1]])
 
 
