@@ -72,15 +72,7 @@ def server(command: list[str], **environment: str) -> Iterator[tuple[int, int]]:
 
 
 def tritserve(model: Path, **environment: str) -> AbstractContextManager[tuple[int, int]]:
-    command = [
-        "-m",
-        "tritserve.service.commands.cli",
-        "serve",
-        "--model",
-        str(model),
-        "--port",
-        "PORT",
-    ]
+    command = ["-m", "tritserve", "serve", "--model", str(model), "--port", "PORT"]
     return server(command, TRITSERVE_THREADS="1", **environment)
 
 

@@ -148,15 +148,7 @@ def main() -> None:
     minutes = parser.parse_args().minutes
     model = Path(tempfile.mkdtemp()) / "model.safetensors"
     shutil.copy(DEFAULT_MODEL, model)
-    command = [
-        "-m",
-        "tritserve.service.commands.cli",
-        "serve",
-        "--model",
-        str(model),
-        "--port",
-        "PORT",
-    ]
+    command = ["-m", "tritserve", "serve", "--model", str(model), "--port", "PORT"]
     with server(command) as (port, pid):
         soak = Soak(port)
         memory = asyncio.run(run(soak, pid, model, minutes))

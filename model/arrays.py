@@ -2,7 +2,8 @@
 
 Whatever numpy reads is taken: lists, arrays, memory maps, torch tensors, the tables of pandas,
 polars and pyarrow. Where numpy sees Python objects, what is inside decides: an array of equally
-long sequences, or a nullable column without a missing value, holds numbers all the same.
+long sequences, or a nullable column without a missing value, holds numbers all the same. Fractions
+become float64; an integer that no type of numpy holds is refused, as rounding it would be silent.
 """
 
 import numbers
@@ -32,8 +33,7 @@ def read_array(given: Any) -> npt.NDArray[Any]:
     except (ValueError, TypeError, RuntimeError, BufferError) as error:
         raise ValueError(f"is no array: {error}") from error
     if array.dtype == object:
-        other = next(x for x in array.flat if not isinstance(x, numbers.Real))
-        raise ValueError(f"holds object, such as {reprlib.repr(other)}; it must hold real numbers")
+        array = _of_objects(array)
     if array.dtype.kind not in REAL_KINDS:
         raise ValueError(f"holds {array.dtype}; it must hold real numbers")
     return array
@@ -46,6 +46,23 @@ def _to_numpy(given: Any) -> npt.NDArray[Any]:
     if hasattr(given, "__dlpack__") and not hasattr(given, "__array__"):
         return np.from_dlpack(given)
     return np.asarray(given)
+
+
+def _of_objects(array: npt.NDArray[np.object_]) -> npt.NDArray[np.float64]:
+    """Numbers that numpy has no type for, as float64; raises ValueError where one is none."""
+    for number in array.flat:
+        if not isinstance(number, numbers.Real):
+            raise ValueError(
+                f"holds object, such as {reprlib.repr(number)}; it must hold real numbers"
+            )
+        if isinstance(number, numbers.Integral) and not -(2**63) <= number < 2**64:
+            raise ValueError(
+                "holds an integer of more than 64 bits; pass floats to have it rounded"
+            )
+    try:
+        return array.astype(np.float64)
+    except OverflowError as error:
+        raise ValueError(f"is no array: {error}") from error
 
 
 def column_names(table: Any) -> list[str] | None:

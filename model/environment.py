@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -36,6 +37,11 @@ def _quota(group: Path) -> float:
     return math.inf
 
 
+def _unescape(field: str) -> str:
+    r"""A field of mountinfo, in which the kernel writes spaces and backslashes as `\ooo`."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
+
+
 def _control_groups(root: Path) -> Iterator[Path]:
     """The folders of the groups that this process is in, from its own to the topmost."""
     try:
@@ -59,7 +65,7 @@ def _control_groups(root: Path) -> Iterator[Path]:
             path = own["cpu"]
         else:
             continue
-        shown, at = mount.split(" ")[3:5]
+        shown, at = map(_unescape, mount.split(" ")[3:5])
         folder = root / at.lstrip("/")
         below = PurePosixPath(path)
         # A container may be shown its own group, or one beside it, as the topmost.

@@ -49,35 +49,42 @@ class Sequences:
     lengths: LengthArray
 
     @classmethod
-    def from_list(cls, sequences: Iterable[Any], layout: Layout = "time_first") -> "Sequences":
+    def from_list(
+        cls,
+        sequences: Iterable[Any],
+        layout: Layout = "time_first",
+        feature_names: Sequence[str] = (),
+    ) -> "Sequences":
         """Joins arrays `[seq_len, embed_dim]` into one ragged batch.
 
         Integers and booleans are taken as numbers; what float32 cannot hold becomes infinite.
-        Tables with the same columns in another order than the first one's are put into its order.
+        Tables whose columns are in another order than the features are put into theirs.
 
         Args:
             sequences: of real numbers, each an array or what numpy makes one of.
-            layout: `channels_first` if they are `[embed_dim, seq_len]`.
+            layout: `channels_first` if they are `[embed_dim, seq_len]`; the columns of tables are
+                timesteps then, and their names are not looked at.
+            feature_names: one a feature. If not given, the columns of the first table name them.
 
         Raises:
             SequenceError: the layout is unknown, there is no sequence, one is not
                 two-dimensional, is empty, is masked in places, holds something else than real
-                numbers or integers that float32 would round, or widths or columns differ.
+                numbers or integers that float32 would round, two columns of a table have one name,
+                or widths or columns differ.
         """
         if layout not in get_args(Layout):
             raise SequenceError(f"layout is {layout!r}; it must be {' or '.join(get_args(Layout))}")
         if column_names(sequences):
             raise SequenceError("a table is one sequence; a batch is a list of them")
-        arrays, columns = [], None
+        arrays: list[npt.NDArray[Any]] = []
         for row, sequence in enumerate(sequences):
             try:
                 array = read_array(sequence)
             except ValueError as error:
                 raise SequenceError(f"sequence {row} {error}", row) from error
-            names = column_names(sequence)
-            columns = columns or names
-            if names != columns and names and columns:
-                array = array[:, _same_columns(names, columns, row)]
+            if layout == "time_first" and (names := column_names(sequence)):
+                feature_names = feature_names or names
+                array = array[:, _feature_columns(names, feature_names, row)]
             arrays.append(array if layout == "time_first" else array.T)
         if not arrays:
             raise SequenceError("a batch needs at least one sequence")
@@ -108,15 +115,21 @@ class Sequences:
         return Sequences.from_list([self.values[offsets[i] : offsets[i + 1]] for i in rows])
 
 
-def _same_columns(names: list[str], columns: list[str], row: int) -> list[int]:
-    """Where in a table with columns `names` those of the first table are."""
-    if sorted(names) != sorted(columns):
+def _feature_columns(names: list[str], features: Sequence[str], row: int) -> slice | list[int]:
+    """Which columns of a table each feature is; all as they are where that is their order."""
+    column = {name: at for at, name in enumerate(names)}
+    if len(column) < len(names):
+        twice = next(name for at, name in enumerate(names) if column[name] != at)
+        raise SequenceError(f"sequence {row} has two columns named {reprlib.repr(twice)}", row)
+    missing = [name for name in features if name not in column]
+    unknown = sorted(column.keys() - set(features))
+    if missing or unknown:
         raise SequenceError(
-            f"sequence {row} has the columns {reprlib.repr(names)}, those before it "
-            f"{reprlib.repr(columns)}; all must have the same",
+            f"sequence {row} has other columns than the features: "
+            f"missing {reprlib.repr(missing)}, unknown {reprlib.repr(unknown)}",
             row,
         )
-    return [names.index(name) for name in columns]
+    return slice(None) if names == list(features) else [column[name] for name in features]
 
 
 def _check_shapes(shapes: list[tuple[int, ...]]) -> None:

@@ -63,6 +63,13 @@ class UnknownPathError(ServiceError):
     type = "not_found"
 
 
+class UnknownMethodError(ServiceError):
+    """There is no such method of gRPC."""
+
+    status = 501
+    type = "unknown_method"
+
+
 class WrongMethodError(ServiceError):
     """The path does not take this method."""
 

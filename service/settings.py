@@ -33,6 +33,8 @@ SERVICE_LINKS = re.compile(
     PREFIX + r"(GRPC_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
     r"|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
+# Of the kernel's 108, one ends it.
+MAX_SOCKET_PATH_BYTES = 107
 SERVICE_URL = re.compile(r"tcp://\S+:\d+")
 
 
@@ -51,6 +53,22 @@ def _strip(given: object) -> object:
 def _check_host(given: str) -> str:
     if given.startswith(UNIX) and not given.startswith(f"{UNIX}/"):
         raise PydanticCustomError("host", "a Unix socket is given as unix:/path")
+    if given.startswith(UNIX):
+        size = len(os.fsencode(given.removeprefix(UNIX)))
+        if size > MAX_SOCKET_PATH_BYTES:
+            raise PydanticCustomError(
+                "host",
+                "the path of the Unix socket is too long: {size} bytes, of at most {limit}",
+                {"size": size, "limit": MAX_SOCKET_PATH_BYTES},
+            )
+        return given
+    try:
+        # As whoever looks for its addresses will.
+        given.encode("idna")
+    except UnicodeError as error:
+        raise PydanticCustomError(
+            "host", "no host's name; between dots, names have 1 to 63 letters"
+        ) from error
     return given
 
 

@@ -127,6 +127,8 @@ def test_embeddings_are_counted_whatever_protocol_asks_for_them(series):
 def test_what_a_client_causes_is_no_error_of_the_service(series):
     rule = rules()["TritserveErrors"]["expr"]
     statuses = series["tritserve_requests_total"]["status"]
+    # Of gRPC: a method that is not there.
+    assert "501" in statuses
     assert list(left_by(rule, "status", statuses)) == [{"500", "503"}]
     # How long a request takes to arrive is up to the client.
     assert "tritserve_request_seconds" not in rules()["TritserveSlow"]["expr"]

@@ -175,6 +175,18 @@ def test_the_client_embeds_with_three_packages(whole, slim, url):
     assert (slim.work / "rows.npy").read_bytes() == (whole.work / "rows.npy").read_bytes()
 
 
+def test_the_errors_to_catch_are_names_of_tritserve(whole, slim):
+    code = """
+from tritserve import ModelChangedError, RequestError, SequenceError
+try:
+    raise RequestError(422, "invalid", "no", {})
+except (ModelChangedError, RequestError, SequenceError) as error:
+    print(error)
+"""
+    for place in (whole, slim):
+        assert place.python(code) == "422 invalid: no\n"
+
+
 def test_what_is_not_in_the_client_says_what_to_install(slim):
     told = """
 try:

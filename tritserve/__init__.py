@@ -10,16 +10,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tritserve.model.engine.engine import Engine
     from tritserve.model.network.bitnet import BitNet, build
+    from tritserve.model.sequences import SequenceError
     from tritserve.model.training.train import train
-    from tritserve.service.client.client import AsyncClient, Client
+    from tritserve.service.client.client import (
+        AsyncClient,
+        Client,
+        ModelChangedError,
+        RequestError,
+    )
 
-__all__ = ["AsyncClient", "BitNet", "Client", "Engine", "build", "train"]
+__all__ = [
+    "AsyncClient",
+    "BitNet",
+    "Client",
+    "Engine",
+    "ModelChangedError",
+    "RequestError",
+    "SequenceError",
+    "build",
+    "train",
+]
 
 _HOMES = {
     "AsyncClient": "tritserve.service.client.client",
     "BitNet": "tritserve.model.network.bitnet",
     "Client": "tritserve.service.client.client",
     "Engine": "tritserve.model.engine.engine",
+    "ModelChangedError": "tritserve.service.client.client",
+    "RequestError": "tritserve.service.client.client",
+    "SequenceError": "tritserve.model.sequences",
     "build": "tritserve.model.network.bitnet",
     "train": "tritserve.model.training.train",
 }

@@ -177,4 +177,4 @@ def signature_of(**fields: Any) -> Signature:
     try:
         return Signature.model_validate(known)
     except ValidationError as error:
-        raise DataError(explain(error)) from error
+        raise DataError(explain(error, show=True)) from error

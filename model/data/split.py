@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from tritserve.model.data.dataset import DataError, Dataset, Groups, Labels
 
-# Of so many groups, every choice is looked at; of more, so many drawn by chance.
+# Of so many groups, every choice is looked at; of more, so many are drawn by chance.
 FEW_GROUPS = 10
 TRIES = 200
 
@@ -73,22 +73,28 @@ def _choose_groups(
     totals = np.bincount(classes)
     wanted = fraction * totals
     best, least = None, np.inf
-    for chosen in _choices(np.bincount(groups), wanted.sum(), rng):
+    for chosen in _choices(groups, classes, wanted.sum(), rng):
         held = np.bincount(classes[chosen[groups]], minlength=len(totals))
         off = np.abs(held - wanted).sum()
         if off < least and (held < totals).all():
             best, least = chosen, off
     if best is None:
         raise DataError(
-            "no group can be held out for validation: without it, training would lack a class"
+            "no group can be held out for validation: each alone has a class, which training "
+            "would lack"
         )
     return np.flatnonzero(best[groups])
 
 
 def _choices(
-    sizes: npt.NDArray[np.integer], wanted: float, rng: np.random.Generator
+    groups: Groups, classes: Labels, wanted: float, rng: np.random.Generator
 ) -> Iterator[npt.NDArray[np.bool_]]:
-    """Groups to hold out, `[groups]` bool: every choice of few groups, some by chance of many."""
+    """Groups to hold out, `[groups]` bool: every choice of few groups, some by chance of many.
+
+    Of many, each leaves something of every class, and there is none only if no group can be held
+    out: those that alone have a class stay, and of each other class the last in a random order.
+    """
+    sizes, kinds = np.bincount(groups), int(classes.max()) + 1
     count = len(sizes)
     if count <= FEW_GROUPS:
         # The order, too, is left to chance: of equals the first is taken.
@@ -96,11 +102,20 @@ def _choices(
         for bits in rng.permutation(np.arange(1, 2**count - 1)):
             yield (bits >> order) % 2 == 1
         return
+    group, label = np.divmod(np.unique(groups * kinds + classes), kinds)
+    staying = np.unique(group[np.bincount(label)[label] == 1])
+    free = np.setdiff1d(np.arange(count), staying)
+    if not len(free):
+        return
     for _ in range(TRIES):
-        order = rng.permutation(count)
-        held = 1 + int(np.abs(np.cumsum(sizes[order[:-1]]) - wanted).argmin())
+        # With those that stay at its end, the first of the free ones is the last of no class.
+        order = np.concatenate([rng.permutation(free), staying])
+        last = np.zeros(kinds, np.int64)
+        np.maximum.at(last, label, np.argsort(order)[group])
+        loose = np.delete(order, last)
+        held = 1 + int(np.abs(np.cumsum(sizes[loose]) - wanted).argmin())
         chosen = np.zeros(count, np.bool_)
-        chosen[order[:held]] = True
+        chosen[loose[:held]] = True
         yield chosen
 
 

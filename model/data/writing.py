@@ -1,7 +1,9 @@
 """A user's own arrays as a data set that `load` reads."""
 
 import io
+import reprlib
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,9 @@ def write(
         test_labels: each also one of the training labels.
         groups: one a training sequence, integers or strings: what it was recorded in or from, such
             as a session or a subject. A validation part holds whole groups out.
-        feature_names: one a feature. Where sequences are tables, those of their columns if not
-            given; test tables are put into that order.
+        feature_names: one a feature. If not given, the columns of the first training table name
+            them. Each table is put into their order by the names of its own columns, and arrays are
+            taken to be in it; with `channels_first`, columns are timesteps and name nothing.
         units: one a feature, such as `m/s2`; empty where it has none.
         sampling_rate: timesteps a second, in Hz.
         layout: `channels_first` if sequences are `[features, seq_len]`. If not given, they are
@@ -64,27 +67,28 @@ def write(
     elif test_labels is not None:
         raise DataError("there are test labels, but no test sequences")
     named = {
-        split: None if given is None else _names(given, f"{split} labels")
+        split: None if given is None else _names(given, f"{split} labels").tolist()
         for split, _, given in splits
     }
     numbers = {name: number for number, name in enumerate(sorted(set(named["train"] or [])))}
+    features = _columns(splits[0][1], layout) if feature_names is None else list(feature_names)
     signature = signature_of(
-        feature_names=_columns(splits[0][1], layout)
-        if feature_names is None
-        else list(feature_names),
+        feature_names=features,
         units=None if units is None else list(units),
         sampling_rate=sampling_rate,
         classes=[str(name) for name in numbers],
     )
     arrays: dict[str, Any] = {key: np.array(value) for key, value in signature.known().items()}
     if groups is not None:
-        arrays["groups_train"] = np.array(_names(groups, "groups"))
+        arrays["groups_train"] = _names(groups, "groups")
     for split, sequences, _ in splits:
         try:
-            columns = _columns(sequences, layout)
-            joined = Sequences.from_list(sequences, layout or "time_first")
-            values = signature.arrange(joined.values, columns) if columns else joined.values
-            arrays |= {f"{split}_values": values, f"{split}_lengths": joined.lengths}
+            if not features and _columns(sequences, layout):
+                raise DataError(
+                    "tables name their columns, and the features have no names; give feature_names"
+                )
+            joined = Sequences.from_list(sequences, layout or "time_first", features)
+            arrays |= {f"{split}_values": joined.values, f"{split}_lengths": joined.lengths}
             arrays |= _labels(named[split], split, numbers)
             data = parse(arrays, split, "", "")
         except UserError as error:
@@ -106,24 +110,38 @@ def _listed(sequences: Iterable[Any]) -> list[Any]:
 
 
 def _columns(sequences: list[Any], layout: Layout | None) -> list[str]:
-    """The names of the columns of tables whose rows are timesteps."""
-    if layout == "channels_first" or not sequences:
+    """The names of the columns of the first table, where columns are features."""
+    if layout == "channels_first":
         return []
-    return column_names(sequences[0]) or []
+    return next((names for part in sequences if (names := column_names(part))), [])
 
 
-def _names(given: npt.ArrayLike, what: str) -> list[Any]:
+def _names(given: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
     # Of objects, as nullable columns and those of strings are, what is inside decides.
-    names = np.array(np.asarray(given, object).tolist())
-    if names.dtype.kind == "U" and len({type(name) for name in np.asarray(given, object)}) > 1:
-        raise DataError(f"{what} are of several types; they must be of one")
-    if names.ndim != 1 or names.dtype.kind not in "iuU":
+    objects = np.asarray(given, object)
+    if objects.ndim != 1:
+        raise DataError(f"{what} have shape {list(objects.shape)}; they must be one a sequence")
+    names = objects.tolist()
+    for name in names:
+        if isinstance(name, bool) or not isinstance(name, str | Integral):
+            raise DataError(
+                f"{what} hold {reprlib.repr(name)}; they must be integers or strings, "
+                "one a sequence"
+            )
+        if isinstance(name, str) != isinstance(names[0], str):
+            raise DataError(
+                f"{what} hold {reprlib.repr(names[0])} and {reprlib.repr(name)}; "
+                "they must be of one type"
+            )
+    if names and isinstance(names[0], str):
+        return np.array(names)
+    whole = [int(name) for name in names]
+    try:
+        return np.array(whole, np.int64 if max(whole, default=0) < 2**63 else np.uint64)
+    except OverflowError as error:
         raise DataError(
-            f"{what} are {names.dtype} {list(names.shape)}; "
-            "they must be integers or strings, one a sequence"
-        )
-    listed: list[Any] = names.tolist()
-    return listed
+            f"{what} hold integers that no type of 64 bits holds all; give strings"
+        ) from error
 
 
 def _labels(names: list[Any] | None, split: Split, numbers: dict[Any, int]) -> dict[str, Labels]:

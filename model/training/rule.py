@@ -4,6 +4,7 @@ Nothing here was tuned to a single set: the constants were chosen together for s
 UEA archive, on held-out parts of their training splits (`docs/quality.md`).
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from tritserve.model.config import MAX_NAME, MAX_STRIDE, MAX_TIMESTEPS, Quantize
 from tritserve.model.data.dataset import DataError, Dataset, load
 from tritserve.model.data.split import hold_out
+from tritserve.model.errors import DataWarning
 from tritserve.model.sequences import warn_if_transposed
 from tritserve.model.training.objective import idle_fields
 from tritserve.model.training.recipe import Augmentation, Objective, Recipe, RecipeError, Schedule
@@ -50,7 +52,7 @@ def recipe_for(
             is longer than any model takes.
 
     Warns:
-        DataWarning: time and features look transposed.
+        DataWarning: time and features look transposed, or nothing can be held out.
     """
     data = load(dataset, "train")
     warn_if_transposed(data.sequences, data.name)
@@ -109,7 +111,8 @@ def _to_train_on(data: Dataset, seed: int) -> tuple[Dataset, float]:
     try:
         # As training will divide it.
         return hold_out(data, VALIDATION, np.random.default_rng(seed))[0], VALIDATION
-    except DataError:
+    except DataError as error:
+        warnings.warn(f"{data.name} has no validation part: {error}", DataWarning, stacklevel=3)
         return data, 0.0
 
 

@@ -42,8 +42,9 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
             retry_seconds: how long to go on trying each request when the service is full or not
                 ready, or the connection breaks. A batch in parts makes several requests, and
                 each has this time of its own, as it has the `timeout`.
-            startup_seconds: how long to go on trying when nothing listens at `base_url`, as
-                before the service has started, or while it starts again; 0 tells it at once.
+            startup_seconds: how long to go on trying when nothing listens at `base_url`, or its
+                host's name is not known, as before the service has started, or while it starts
+                again; 0 tells it at once.
             timeout: seconds to wait for a connection, or for bytes to come or go; None for ever.
             **options: further ones of `httpx.Client` or `httpx.AsyncClient`: `headers`, `verify`,
                 `transport`, ...
@@ -70,15 +71,17 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
         """Embeds sequences.
 
         Args:
-            sequences: arrays `[seq_len, embed_dim]`, of any lengths, or one array
-                `[batch, seq_len, embed_dim]`.
+            sequences: arrays or tables `[seq_len, embed_dim]`, of any lengths, or one array
+                `[batch, seq_len, embed_dim]`. Tables' column names are taken as `features` if the
+                model knows the names of its features.
             normalize: whether to scale embeddings to unit length.
             overlong: what to do with sequences longer than the model takes; `embed_detailed`
                 tells which were shortened.
             precision: of the numbers on the wire. `int8` comes back as float32, its scales
                 applied; `binary` as bits, uint8 `[batch, output_size / 8]`.
-            features: the features' names in the order of the columns; the service puts them into
-                the model's order, and refuses names that are not the model's.
+            features: the features' names in the order of the columns, for tables none or theirs;
+                the service puts them into the model's order, and refuses names that are not the
+                model's.
             channels: `apart` to keep all channels, in order, of a model that sees them one by
                 one. Such a model takes NaN where a value is missing.
 
@@ -89,7 +92,8 @@ class BaseClient(ABC, Generic[Rows, Detailed, Info]):
         Raises:
             RequestError: the service refused, or something before it did.
             ModelChangedError: the model changed twice before the whole batch was answered.
-            SequenceError: `sequences` are not of this form.
+            SequenceError: `sequences` are not of this form, or the names of their columns do not
+                agree with each other or with `features`.
             httpx.TransportError: the service could not be reached in time.
             RuntimeError: the client is closed, or its transport is in use elsewhere.
         """

@@ -42,7 +42,7 @@ class Connections(Generic[Http]):
         http = self._used.get(place)
         if http is not None:
             return http
-        if self._used and ("transport" in self._options or "mounts" in self._options):
+        if self._used and self._has_transport():
             raise RuntimeError(
                 "this client was given a transport and has used it in another process or event "
                 "loop; make a client in each"
@@ -59,6 +59,11 @@ class Connections(Generic[Http]):
         self._closed = True
         unused = self._unused.pop() if self._unused else None
         return self._used.pop((os.getpid(), loop), unused)
+
+    def _has_transport(self) -> bool:
+        mounts = self._options.get("mounts") or {}
+        given = [self._options.get("transport"), *mounts.values()]
+        return any(transport is not None for transport in given)
 
     def _fresh(self) -> Http:
         try:

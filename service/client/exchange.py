@@ -5,9 +5,6 @@ An exchange is a generator: it yields `Step`s, is sent the response to each, or 
 A batch over the limits goes in parts, one after the other.
 """
 
-import csv
-import io
-import socket
 import ssl
 import time
 from collections.abc import Generator, Iterable, Sequence
@@ -18,8 +15,8 @@ from typing import Any, TypeVar
 import httpx
 import numpy.typing as npt
 
-from tritserve.model.packed.tensors import save_tensors
 from tritserve.model.sequences import Sequences
+from tritserve.service.client.batch import Batch
 from tritserve.service.client.parts import Limits, Load
 from tritserve.service.client.replies import Answer, RequestError, check, join, read, read_info
 from tritserve.service.forms.choices import Channels, Overlong, Precision
@@ -28,7 +25,6 @@ from tritserve.service.forms.media import SAFETENSORS
 RETRIED = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 # A request meets them that crosses the closing of its connection, or comes during a restart.
 DISCONNECTED = (httpx.NetworkError, httpx.RemoteProtocolError)
-LASTING = (ssl.SSLError, socket.gaierror)
 PASSING = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 MAX_PAUSE = 2.0
 
@@ -63,7 +59,7 @@ class Exchanges:
     Args:
         retry_seconds: how long to go on trying each request when the service is full or not
             ready, or the connection breaks.
-        startup_seconds: the same when nothing listens.
+        startup_seconds: the same when nothing listens, or the host's name is not known.
     """
 
     def __init__(self, retry_seconds: float, startup_seconds: float) -> None:
@@ -97,22 +93,22 @@ class Exchanges:
             RequestError: the service refused; its row is one of the whole batch.
             ModelChangedError: see there.
         """
-        batch = Sequences.from_list(sequences)
+        batch = Batch.read(sequences, features)
         params = {
             "normalize": str(normalize).lower(),
             "overlong": overlong,
             "precision": precision,
             "channels": channels,
         }
-        if features is not None:
-            params["features"] = _as_csv(features)
         headers = {"Content-Type": SAFETENSORS, "Accept": SAFETENSORS}
         step = Step("POST", "/embed", {"headers": headers, "params": params})
-        small = len(batch) <= SMALL_SEQUENCES and batch.values.nbytes <= SMALL_BYTES
-        if self._limits.revision is None and not small:
-            # Where they cannot be had, the batch's own refusal says more.
-            with suppress(RequestError):
+        if self._limits.revision is None:
+            if batch.of_tables:
                 yield from self.info()
+            elif not _is_small(batch.sequences):
+                # Where they cannot be had, the batch's own refusal says more.
+                with suppress(RequestError):
+                    yield from self.info()
         try:
             return (yield from self._embed_parts(batch, overlong, step))
         except ModelChangedError:
@@ -120,26 +116,26 @@ class Exchanges:
                 yield from self.info()
         return (yield from self._embed_parts(batch, overlong, step))
 
-    def _embed_parts(self, batch: Sequences, overlong: Overlong, step: Step) -> Exchange[Answer]:
+    def _embed_parts(self, batch: Batch, overlong: Overlong, step: Step) -> Exchange[Answer]:
         load = Load(batch, overlong, self._limits)
         answers: list[tuple[int, Answer]] = []
         first = 0
-        while first < len(batch):
+        while first < len(batch.sequences):
             rows = load.part(first)
             try:
-                answer = yield from self._embed_part(load.take(rows), first, step)
+                answer = yield from self._embed_part(load.body(rows), first, step)
             except RequestError as refused:
                 yield from self._learn(refused, load.size(rows))
-                smaller = Load(batch, overlong, self._limits)
-                if smaller.size(smaller.part(first)) >= load.size(rows):
+                other = Load(batch, overlong, self._limits)
+                smaller = other.size(other.part(first)) < load.size(rows)
+                if other.features == load.features and not smaller:
                     raise refused from None
-                load = smaller
+                load = other
                 continue
             answers.append((first, answer))
-            # Rows of two models must not mix, nor may one see what was cut for another.
+            # Rows of two models must not mix, nor may one see what was made for another.
             revision = answer.model.revision
-            expected = self._limits.revision if load.truncated else revision
-            if not revision == expected == answers[0][1].model.revision:
+            if not revision == (load.revision or revision) == answers[0][1].model.revision:
                 raise ModelChangedError(
                     "twice, the model changed before a whole batch was answered, last to revision "
                     f"{revision}; ask again"
@@ -147,20 +143,18 @@ class Exchanges:
             first = rows.stop
         return join(answers, load.truncated)
 
-    def _embed_part(self, part: Sequences, first: int, step: Step) -> Exchange[Answer]:
-        content = save_tensors({"values": part.values, "lengths": part.lengths})
+    def _embed_part(self, body: bytes, first: int, step: Step) -> Exchange[Answer]:
+        options = step.options | {"content": body}
         try:
-            return read(
-                (yield from self._send(replace(step, options=step.options | {"content": content})))
-            )
+            return read((yield from self._send(replace(step, options=options))))
         except RequestError as refused:
             raise refused.counted_from(first) from refused
 
     def _learn(self, refused: RequestError, size: int) -> Exchange[None]:
-        """The limits that a refusal of a body of `size` bytes tells of, if it does."""
+        """The limits, or names, that a refusal of a body of `size` bytes tells of, if it does."""
         if _is_of_a_proxy(refused):
             self._limits = replace(self._limits, proxy_bytes=size // 2)
-        elif "limit" in refused.details:
+        elif "limit" in refused.details or refused.details.get("field") == "features":
             with suppress(RequestError, httpx.TransportError):
                 yield from self.info()
 
@@ -186,18 +180,24 @@ class Exchanges:
     def _patience(self, error: httpx.TransportError) -> float:
         """Seconds to go on trying after this.
 
-        0 where a host's name, TLS or its certificate is at fault: trying again would not help.
+        0 where TLS or its certificate is at fault: trying again would not help.
         """
-        cause = _first_cause(error, LASTING)
-        if cause and not isinstance(cause, PASSING):
+        insecure = _first_cause(error, ssl.SSLError)
+        if insecure and not isinstance(insecure, PASSING):
             return 0.0
-        absent = not cause and isinstance(error, httpx.ConnectError)
+        # Nothing listens, or the host's name is not known, as before its container has started.
+        absent = not insecure and isinstance(error, httpx.ConnectError)
         return self._startup_seconds if absent else self._retry_seconds
 
 
 def rows_of(exchange: Exchange[Answer]) -> Exchange[npt.NDArray[Any]]:
     """The same exchange, of whose answer only the embeddings are returned."""
     return (yield from exchange).embeddings
+
+
+def _is_small(sequences: Sequences) -> bool:
+    """Whether hardly a service refuses so little at once."""
+    return len(sequences) <= SMALL_SEQUENCES and sequences.values.nbytes <= SMALL_BYTES
 
 
 def _is_of_a_proxy(refused: RequestError) -> bool:
@@ -216,8 +216,8 @@ def _wait(response: httpx.Response, until: float) -> float | None:
     return seconds if time.monotonic() + seconds <= until else None
 
 
-def _first_cause(error: BaseException | None, kinds: Any) -> BaseException | None:
-    while error and not isinstance(error, kinds):
+def _first_cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
+    while error and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error
 
@@ -225,13 +225,6 @@ def _first_cause(error: BaseException | None, kinds: Any) -> BaseException | Non
 def _explained(error: httpx.ConnectError) -> httpx.ConnectError:
     url = error.request.url
     message = f"no connection to {url.scheme}://{url.netloc.decode()}: {error}"
-    if not _first_cause(error, LASTING):
+    if not _first_cause(error, ssl.SSLError):
         message += "; is the service started? startup_seconds= of the client waits until it is"
     return httpx.ConnectError(message, request=error.request)
-
-
-def _as_csv(names: Sequence[str]) -> str:
-    """A row of CSV: a name that holds a comma stands in double quotes."""
-    row = io.StringIO()
-    csv.writer(row, lineterminator="").writerow(names)
-    return row.getvalue()

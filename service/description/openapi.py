@@ -75,7 +75,9 @@ EMBED: dict[str, Any] = {
                 SAFETENSORS: {
                     "schema": {
                         **BINARY["schema"],
-                        "description": "values [timesteps, embed_dim] and lengths [batch]",
+                        "description": "values [timesteps, embed_dim] and lengths [batch]; "
+                        "metadata may hold `features`, which the query string has no room for "
+                        "where there are many: the same row of CSV, in one of the two places",
                     }
                 },
             },

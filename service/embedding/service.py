@@ -242,16 +242,18 @@ class EmbeddingService:
         """
         served = accepted.served
 
-        def decode() -> tuple[EmbedRequest, Sequences, list[int]]:
+        def decode() -> tuple[EmbedRequest, Sequences, list[int], float]:
             start = time.monotonic()
             asked = form.decode(body, served.limits)
             max_timesteps = served.limits.max_timesteps
             kept = truncate(asked.sequences, asked.options.overlong, max_timesteps)
-            self.metrics.decode_seconds.observe(time.monotonic() - start)
-            return asked, *kept
+            seconds = time.monotonic() - start
+            self.metrics.decode_seconds.observe(seconds)
+            return asked, *kept, seconds
 
         with stage("decode"):
-            asked, sequences, truncated = await self._aside(len(body), form.content_type, decode)
+            decoded = await self._aside(len(body), form.content_type, decode)
+        asked, sequences, truncated, decode_seconds = decoded
         about = served.about_answer(sequences.values.shape[1], asked.options.channels)
         accepted.lease.grow(len(sequences) * _most_answer_bytes(about["output_size"], form))
         if asked.timeout is not None:
@@ -268,7 +270,12 @@ class EmbeddingService:
             }
             timing = _timing(result, start - received)
             encoded = form.encode(EmbedAnswer(embeddings, about, usage, timing))
-            self.metrics.encode_seconds.observe(time.monotonic() - start)
+            self.metrics.time_answer(
+                decode=decode_seconds,
+                queue=result.queue_seconds,
+                compute=result.compute_seconds,
+                encode=time.monotonic() - start,
+            )
             return encoded
 
         with stage("encode"):

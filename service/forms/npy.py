@@ -83,7 +83,7 @@ def _parse_header(text: bytes) -> Header:
         raise UnparseableError(f"the body is not npy: {error}") from error
     if dtype.kind not in REAL_KINDS or dtype.itemsize > 8:
         raise InvalidError(
-            f"the array is {dtype}; it must be float16, float32, float64 or integers"
+            f"the array is {dtype}; it must be float16, float32, float64, integers or booleans"
         )
     if len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape):
         raise InvalidError(

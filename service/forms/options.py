@@ -54,18 +54,24 @@ class Options(BaseModel):
         "many there are.",
     )
     features: Annotated[list[FeatureName], BeforeValidator(_split_names)] = Field(
-        default=[],
+        default_factory=list,
         max_length=MAX_WIDTH,
+        json_schema_extra={"minItems": 1},
         description="The names of the features, in the order in which they are sent. If that is "
         "not the model's order they are put into it; names that are not the model's are refused.",
     )
+
+    @property
+    def named(self) -> list[str] | None:
+        """The features' names, none or more; None where the request has no `features`."""
+        return self.features if "features" in self.model_fields_set else None
 
 
 def check_features(options: Options, signature: Signature) -> None:
     """Raises InvalidError if features are named and are not the model's."""
     try:
-        if options.features:
-            signature.order(options.features)
+        if options.named is not None:
+            signature.order(options.named)
     except FeatureError as error:
         raise wrong_features(error) from error
 

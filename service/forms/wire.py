@@ -15,12 +15,13 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import safetensors
 import safetensors.numpy
 from pydantic import ValidationError
 
 from tritserve.model.arrays import REAL_KINDS
-from tritserve.model.errors import explain
+from tritserve.model.errors import explain, first_field
 from tritserve.model.packed.tensors import save_tensors
 from tritserve.model.sequences import (
     LengthArray,
@@ -44,8 +45,8 @@ from tritserve.service.forms.options import Embeddings, Options, wrong_features
 _BOOLEANS = {"true": True, "false": False}
 _DEFAULTS = Options()
 
-# Two tensors need a hundred. The library reads a header of any length in one call, which holds the
-# interpreter, and the event loop with it.
+# Two tensors need a hundred; what the model's own names of features need comes on top. The library
+# reads a header of any length in one call, which holds the interpreter, and the event loop with it.
 MAX_SAFETENSORS_HEADER_BYTES = 64 * 1024
 
 
@@ -112,7 +113,8 @@ def decode(
     elif media_type == NPY:
         request = EmbedRequest(_decode_npy(body), read_options(query))
     elif media_type == SAFETENSORS:
-        request = EmbedRequest(_decode_safetensors(body), read_options(query))
+        sequences, given = _decode_safetensors(body, limits.signature)
+        request = EmbedRequest(sequences, _merge(given, read_options(query)))
     else:
         raise UnsupportedMediaTypeError(
             f"Content-Type is {content_type or 'missing'}; it must be one of "
@@ -149,8 +151,8 @@ def checked(request: EmbedRequest, limits: Limits) -> EmbedRequest:
             limit=limits.max_request_timesteps,
         )
     try:
-        if request.options.features:
-            values = limits.signature.arrange(sequences.values, request.options.features)
+        if (names := request.options.named) is not None:
+            values = limits.signature.arrange(sequences.values, names)
             sequences = replace(sequences, values=values)
         check_width(sequences.values, limits.embed_dim, sequences.lengths)
         (check_no_infinity if by_channel else check_finite)(sequences.values, sequences.lengths)
@@ -188,10 +190,14 @@ def read_options(query: Mapping[str, str]) -> Options:
     given: dict[str, str | bool] = dict(query)
     if query.get("normalize") in _BOOLEANS:
         given["normalize"] = _BOOLEANS[query["normalize"]]
+    return _validate(given, "query")
+
+
+def _validate(given: dict[str, Any], place: str) -> Options:
     try:
         return Options.model_validate(given, strict=True)
     except ValidationError as error:
-        raise InvalidError(f"query: {explain(error)}") from error
+        raise InvalidError(f"{place}: {explain(error)}", field=first_field(error)) from error
 
 
 def _decode_npy(body: bytes) -> Sequences:
@@ -201,19 +207,24 @@ def _decode_npy(body: bytes) -> Sequences:
     return _exact(array.reshape(batch * seq_len, width), lengths)
 
 
-def _decode_safetensors(body: bytes) -> Sequences:
+def _decode_safetensors(body: bytes, signature: Signature) -> tuple[Sequences, Options]:
     header_bytes = int.from_bytes(body[:8], "little")
     if MAX_SAFETENSORS_HEADER_BYTES < header_bytes <= len(body) - 8:
-        raise InvalidError(
-            f"the safetensors header has {header_bytes} bytes; "
-            f"at most {MAX_SAFETENSORS_HEADER_BYTES} are read"
-        )
+        # Commas between; CSV puts names in quotes and doubles those within, and JSON escapes all.
+        names_bytes = sum(2 * len(json.dumps(name)) + 1 for name in signature.feature_names)
+        most = MAX_SAFETENSORS_HEADER_BYTES + names_bytes
+        if header_bytes > most:
+            raise InvalidError(
+                f"the safetensors header has {header_bytes} bytes; at most {most} are read"
+            )
     try:
         tensors = safetensors.numpy.load(body)
+        # The library reads metadata from files only.
+        metadata = orjson.loads(body[8 : 8 + header_bytes]).get("__metadata__") or {}
     except KeyError as error:
         raise InvalidError(
-            f"the body has a tensor of type {error}; 'values' are F16, F32, F64 or integers, "
-            "'lengths' are integers"
+            f"the body has a tensor of type {error}; 'values' are F16, F32, F64, integers or "
+            "booleans, 'lengths' are integers"
         ) from error
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise UnparseableError(f"the body is not safetensors: {error}") from error
@@ -222,7 +233,9 @@ def _decode_safetensors(body: bytes) -> Sequences:
             f"the body holds the tensors {reprlib.repr(sorted(tensors))}; "
             "they must be 'values' and 'lengths'"
         )
-    return to_sequences(tensors["values"], tensors["lengths"])
+    given = {"features": metadata["features"]} if "features" in metadata else {}
+    options = _validate(given, "metadata")
+    return to_sequences(tensors["values"], tensors["lengths"]), options
 
 
 def to_sequences(values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Sequences:
@@ -234,8 +247,8 @@ def to_sequences(values: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Sequenc
     """
     if values.dtype.kind not in REAL_KINDS or values.ndim != 2:
         raise InvalidError(
-            f"'values' are {values.dtype} {list(values.shape)}; they must be floats or integers "
-            "of shape [timesteps, embed_dim]"
+            f"'values' are {values.dtype} {list(values.shape)}; they must be floats, integers or "
+            "booleans of shape [timesteps, embed_dim]"
         )
     try:
         fitting = check_lengths(lengths, len(values))

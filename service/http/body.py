@@ -70,8 +70,12 @@ class Lease:
         self.size = size
 
 
-async def read_body(incoming: Incoming, limit: int, seconds: float, lease: Lease) -> bytes:
+async def read_body(
+    incoming: Incoming, limit: int, seconds: float, lease: Lease | None = None
+) -> bytes:
     """Reads a body, but no more than `limit` bytes of it, and for no longer than `seconds`.
+
+    It is taken of the lease's budget, or of none where the limit alone is low enough.
 
     Raises:
         BodyTooLargeError: the body is, or says that it is, longer.
@@ -96,7 +100,8 @@ async def read_body(incoming: Incoming, limit: int, seconds: float, lease: Lease
                 size += len(chunk)
                 if size > limit:
                     raise _too_large(limit, f"{size} bytes or more", size)
-                lease.grow(len(chunk))
+                if lease is not None:
+                    lease.grow(len(chunk))
                 chunks.append(chunk)
     except TimeoutError as error:
         raise SlowBodyError(

@@ -26,6 +26,9 @@ REQUEST_SECONDS = (*SECONDS, 10, 30)
 TIMESTEPS = (1, 4, 16, 64, 256, 1024, 2048, 4096, 8192, 16_384)
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
+# What the time of an answered request is spent on.
+STAGES = ("decode", "queue", "compute", "encode")
+
 T = TypeVar("T")
 
 # prometheus_client looks for it when it is imported.
@@ -131,6 +134,13 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        answered_seconds = Counter(
+            "tritserve_answered_seconds",
+            "Spent on answered requests, by stage.",
+            ["stage"],
+            registry=registry,
+        )
+        self._answered_seconds = {stage: answered_seconds.labels(stage) for stage in STAGES}
         self.rejected = Counter(
             "tritserve_rejected", "Requests refused because the queue was full.", registry=registry
         )
@@ -182,13 +192,16 @@ class Metrics:
         return self._read(generate_latest)
 
     def totals(self) -> dict[str, float]:
-        """The values of all series without labels; of all processes where they are shared."""
+        """The values of all series; of all processes where they are shared.
+
+        Returns:
+            The values by name, which those of the labels follow, each after a slash.
+        """
         return self._read(
             lambda registry: {
-                sample.name: sample.value
+                "/".join([sample.name, *sample.labels.values()]): sample.value
                 for metric in registry.collect()
                 for sample in metric.samples
-                if not sample.labels
             }
         )
 
@@ -222,6 +235,12 @@ class Metrics:
     def time_request(self, route: str, seconds: float) -> None:
         """Records how long one request took, from its headers until its answer."""
         self._request_seconds[route].observe(seconds)
+
+    def time_answer(self, **seconds: float) -> None:
+        """Records one answered request: the seconds that each of `STAGES` took."""
+        self.encode_seconds.observe(seconds["encode"])
+        for stage, series in self._answered_seconds.items():
+            series.inc(seconds[stage])
 
     def count_batch(self, report: BatchReport) -> None:
         """Records one call of the engine."""

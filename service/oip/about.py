@@ -102,19 +102,13 @@ class About:
         """What was inferred since the service started, in all of its workers.
 
         An inference is one sequence, an execution one call of the engine. Durations are sums over
-        requests: of decoding (`compute_input`), of waiting (`queue`), of the engine's calls
-        (`compute_infer`), and of encoding (`compute_output`); `success` is the sum of all four.
+        answered requests, and count no others: of decoding (`compute_input`), of waiting (`queue`),
+        of the engine's calls (`compute_infer`), and of encoding (`compute_output`); `success` is
+        the sum of all four.
         """
         metrics = self._service.metrics
         # The files of many workers take a while.
         found = await asyncio.to_thread(metrics.totals) if metrics.shared else metrics.totals()
-
-        def duration(count: str, *seconds: str) -> dict[str, int]:
-            total = sum(found[f"tritserve_{name}_seconds_sum"] for name in seconds)
-            return {
-                "count": int(found[f"tritserve_{count}_seconds_count"]),
-                "ns": round(NANOSECONDS * total),
-            }
 
         stages = {
             "queue": "queue",
@@ -122,14 +116,24 @@ class About:
             "compute_infer": "compute",
             "compute_output": "encode",
         }
+        seconds = {
+            name: found[f"tritserve_answered_seconds_total/{stage}"]
+            for name, stage in stages.items()
+        }
+        # An answer is counted where its encoding is.
+        answers = int(found["tritserve_encode_seconds_count"])
+
+        def duration(total: float) -> dict[str, int]:
+            return {"count": answers, "ns": round(NANOSECONDS * total)}
+
         model = {
             "name": self.name,
             "version": MODEL_VERSION,
             "inference_count": int(found["tritserve_batch_sequences_sum"]),
             "execution_count": int(found["tritserve_batch_seconds_count"]),
             "inference_stats": {
-                "success": duration("encode", *stages.values()),
-                **{name: duration(stage, stage) for name, stage in stages.items()},
+                "success": duration(sum(seconds.values())),
+                **{name: duration(total) for name, total in seconds.items()},
                 "cache_hit": _NEVER,
                 "cache_miss": _NEVER,
             },

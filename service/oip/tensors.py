@@ -54,17 +54,24 @@ DATATYPES = {"float16": "FP16", "float32": "FP32", "int8": "INT8", "uint8": "UIN
 def check_shape(name: str, shape: Sequence[int]) -> None:
     """Raises InvalidError unless an input of this shape has elements."""
     if min(shape) < 0:
-        raise InvalidError(f"input '{name}' has shape {list(shape)}; sizes must be 1 or more")
+        raise invalid_input(name, f"has shape {list(shape)}; sizes must be 1 or more")
     if shape[0] == 0:
         raise InvalidError(
             f"the batch is empty: input '{name}' has shape {list(shape)}; "
-            "a batch needs at least one sequence"
+            "a batch needs at least one sequence",
+            field=f"inputs.{name}",
         )
     if 0 in shape:
-        raise InvalidError(
-            f"input '{name}' of shape {list(shape)} is empty; a sequence needs at least one "
-            "timestep, a timestep at least one feature"
+        raise invalid_input(
+            name,
+            f"of shape {list(shape)} is empty; a sequence needs at least one timestep, a timestep "
+            "at least one feature",
         )
+
+
+def invalid_input(name: str, wrong: str) -> InvalidError:
+    """An error that says what is wrong with an input, in words that follow its name."""
+    return InvalidError(f"input '{name}' {wrong}", field=f"inputs.{name}")
 
 
 def from_bytes(name: str, datatype: str, shape: Sequence[int], data: bytes) -> Array:
@@ -75,9 +82,8 @@ def from_bytes(name: str, datatype: str, shape: Sequence[int], data: bytes) -> A
     """
     dtype = np.dtype(DTYPES[datatype])
     if dtype.itemsize * math.prod(shape) != len(data):
-        raise InvalidError(
-            f"input '{name}' of shape {list(shape)} and type {datatype} does not have "
-            f"{len(data)} bytes"
+        raise invalid_input(
+            name, f"of shape {list(shape)} and type {datatype} does not have {len(data)} bytes"
         )
     return np.frombuffer(data, dtype).reshape(shape)
 
@@ -89,9 +95,8 @@ def from_numbers(name: str, datatype: str, shape: Sequence[int], numbers: Array)
         InvalidError: there are more or fewer than shape asks for.
     """
     if len(numbers) != math.prod(shape):
-        raise InvalidError(
-            f"input '{name}' of shape {list(shape)} and type {datatype} does not have "
-            f"{len(numbers)} numbers"
+        raise invalid_input(
+            name, f"of shape {list(shape)} and type {datatype} does not have {len(numbers)} numbers"
         )
     return numbers.reshape(shape)
 
@@ -105,7 +110,7 @@ def to_request(
         InvalidError: they do not fit each other, or the limits.
     """
     if "values" not in tensors:
-        raise InvalidError("the input 'values' is missing")
+        raise InvalidError("the input 'values' is missing", field="inputs")
     sequences = _to_sequences(tensors["values"], tensors.get("lengths"))
     return checked(EmbedRequest(sequences, parameters, parameters.timeout_seconds), limits)
 
@@ -116,7 +121,8 @@ def _to_sequences(values: Array, lengths: Array | None) -> Sequences:
     if values.ndim != 3:
         raise InvalidError(
             f"'values' have shape {list(values.shape)}; without 'lengths' they must be "
-            "[batch, seq_len, embed_dim]"
+            "[batch, seq_len, embed_dim]",
+            field="inputs.values",
         )
     batch, seq_len, width = values.shape
     return to_sequences(values.reshape(batch * seq_len, width), np.full(batch, seq_len))
@@ -126,7 +132,7 @@ def check_unique(kind: str, names: list[str]) -> None:
     """Raises InvalidError if a name is there twice."""
     if len(set(names)) < len(names):
         name = next(name for name in names if names.count(name) > 1)
-        raise InvalidError(f"the {kind} '{name}' is given twice")
+        raise InvalidError(f"the {kind} '{name}' is given twice", field=f"{kind}s")
 
 
 def choose_outputs(wanted: list[str], options: Options) -> list[str]:
@@ -139,9 +145,13 @@ def choose_outputs(wanted: list[str], options: Options) -> list[str]:
     check_unique("output", wanted)
     for name in wanted:
         if name == "scales" and name not in there:
-            raise InvalidError("the output 'scales' comes with precision int8 only")
+            raise InvalidError(
+                "the output 'scales' comes with precision int8 only", field="outputs"
+            )
         if name not in there:
-            raise InvalidError(f"there is no output '{name}', only {' and '.join(there)}")
+            raise InvalidError(
+                f"there is no output '{name}', only {' and '.join(there)}", field="outputs"
+            )
     return wanted or there
 
 

@@ -21,17 +21,15 @@ def shared_folder() -> Iterator[Path | None]:
     None, with a warning, where nothing can be written: as on a read-only root file system. Folders
     that were left because everything was killed at once are removed on the way.
     """
-    folder = _make_folder()
-    if folder is None:
+    made = _make_folder()
+    if made is None:
         log.warning(
             "no folder can be written to, so that workers do not count together and /metrics is "
             "that of the one which answers: mount a tmpfs at /tmp, or set TMPDIR"
         )
         yield None
         return
-    # Whoever finds it knows by the lock that it is in use.
-    lock = os.open(folder, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    folder, lock = made
     _remove_abandoned(folder.parent)
     try:
         yield folder
@@ -48,10 +46,29 @@ def remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _make_folder() -> Path | None:
+def _make_folder() -> tuple[Path, int] | None:
+    """A folder and its lock, by which whoever finds it knows that it is in use."""
     for parent in (SHARED_MEMORY, None):
         with suppress(OSError):
-            return Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+            while True:
+                folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+                lock = _lock(folder)
+                if lock is not None:
+                    return folder, lock
+    return None
+
+
+def _lock(folder: Path) -> int | None:
+    """None where another supervisor, which started before it was locked, has removed it."""
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(lock), folder.stat()):
+            return lock
+    os.close(lock)
     return None
 
 

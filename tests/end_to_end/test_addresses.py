@@ -75,7 +75,6 @@ def test_what_others_have_at_the_path_stays(tmp_path, path, workers):
     assert "in use" in refused(f"unix:{file}")
     assert file.read_text() == "precious"
     assert "No such file or directory: unix:" in refused(f"unix:{tmp_path}/nothing/socket")
-    assert "too long" in refused(f"unix:{tmp_path}/{'x' * 200}")
 
 
 def test_grpc_needs_a_port_which_a_unix_socket_has_not(path):
@@ -125,3 +124,24 @@ def test_this_machine_has_what_localhost_means():
     assert addresses("127.0.0.1") == ["127.0.0.1"]
     with pytest.raises(OSError, match=r"TRITSERVE_HOST is nothing\.invalid: "):
         addresses("nothing.invalid")
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("a..b", "no host's name; between dots, names have 1 to 63 letters"),
+        (f"{'a' * 64}.invalid", "no host's name; between dots, names have 1 to 63 letters"),
+        (f"unix:/{'é' * 54}", "the path of the Unix socket is too long: 109 bytes, of at most 107"),
+    ],
+)
+def test_a_host_that_cannot_be_is_told_of_at_once(host, message):
+    assert refused_start("--host", host) == f"Error: settings: host: {message}\n"
+    health = run_command("health", environment={"TRITSERVE_HOST": host})
+    assert (health.returncode, health.stderr) == (1, f"Error: settings: host: {message}\n")
+
+
+def test_the_longest_path_of_a_unix_socket_is_served(tmp_path):
+    path = tmp_path / ("x" * (106 - len(str(tmp_path))))
+    with serving_anywhere(tmp_path / "log", "--host", f"unix:{path}"):
+        wait_for(lambda: len(served(tmp_path / "log")) == 1)
+        assert run_command("health", environment={"TRITSERVE_HOST": f"unix:{path}"}).returncode == 0

@@ -123,10 +123,26 @@ def test_tables_of_one_batch_have_one_order_of_columns(kind):
     turned = {name: columns[name] for name in ("z", "x", "y")}
     assert Sequences.from_list([kind(columns), kind(turned)]).values.tolist() == ROWS + ROWS
     other = {"x": [1], "y": [2], "w": [3]}
-    with pytest.raises(SequenceError, match=r"sequence 1 has the columns .*'w'.*, those before it"):
+    message = r"sequence 1 has other columns than the features: missing \['z'\], unknown \['w'\]"
+    with pytest.raises(SequenceError, match=message):
         Sequences.from_list([kind(columns), kind(other)])
     with pytest.raises(SequenceError, match="a table is one sequence; a batch is a list of them"):
         Sequences.from_list(kind(columns))
+
+
+@pytest.mark.parametrize("order", ["aba", "baa"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda names: pd.DataFrame([[1, 2, 3]], columns=list(names)),
+        lambda names: pa.Table.from_arrays([pa.array([1])] * 3, names=list(names)),
+    ],
+    ids=["pandas", "pyarrow"],
+)
+def test_columns_of_the_same_name_are_refused(make, order):
+    with pytest.raises(SequenceError, match="sequence 1 has two columns named 'a'") as refused:
+        Sequences.from_list([[[1, 2, 3]], make(order)])
+    assert refused.value.row == 1
 
 
 def test_channels_first_is_said_or_asked_about():

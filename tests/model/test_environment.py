@@ -97,6 +97,17 @@ def test_a_container_sees_only_a_part_of_the_groups(machine, own, shown):
     assert available_processors(machine(f"0::{own}", V2, shown, quotas)) == 2
 
 
+def test_where_control_groups_are_mounted_may_hold_a_space(machine):
+    mount = V2.replace("/sys/fs/cgroup", r"/sys/fs/cgroup/my\040own\134groups")
+    root = machine("0::/a", mount, quotas={r"my own\groups/a": "200000 100000"})
+    assert available_processors(root) == 2
+
+
+def test_the_group_that_is_shown_may_have_a_space_in_its_name(machine):
+    root = machine("0::/my own/part", V2, r"/my\040own", {"part": "200000 100000"})
+    assert available_processors(root) == 2
+
+
 def test_without_control_groups_it_is_the_affinity(tmp_path, machine):
     assert available_processors(tmp_path) == 4
     assert available_processors(machine("0::/gone", V2)) == 4

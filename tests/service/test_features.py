@@ -57,6 +57,12 @@ def requests(values, names, text):
             "headers": {"Content-Type": SAFETENSORS},
             "params": {"features": text},
         },
+        {
+            "content": safetensors.numpy.save(
+                {"values": flat, "lengths": lengths}, {"features": text}
+            ),
+            "headers": {"Content-Type": SAFETENSORS},
+        },
     ]
 
 
@@ -128,6 +134,45 @@ def test_names_that_are_none_are_refused(named, names, message):
     answer = embed(named, json={"sequences": VALUES.tolist(), "features": names})
     assert answer.status_code == 422
     assert message in answer.json()["error"]["message"]
+
+
+def test_no_names_are_not_those_of_the_model(named, engine):
+    for request in requests(VALUES, [], ""):
+        answer = embed(named, **with_json(request))
+        assert answer.status_code == 422
+        error = answer.json()["error"]
+        assert (error["field"], error["missing"]) == ("features", NAMES)
+        assert embed(engine, **with_json(request)).status_code == 422
+
+
+def test_the_description_offers_no_empty_list_of_names(engine):
+    async def talk(client):
+        return (await client.get("/openapi.json")).json()
+
+    body = ask(engine, talk)["paths"]["/embed"]["post"]["requestBody"]["content"]
+    schema = body["application/json"]["schema"]["properties"]["features"]
+    assert "default" not in schema
+    assert schema["minItems"] == 1
+
+
+@pytest.mark.parametrize("form", [0, 5])
+def test_names_in_the_body_and_in_the_query_are_refused(named, form):
+    request = requests(VALUES, NAMES, TURNED_TEXT)[form]
+    answer = embed(named, **request, params={"features": TURNED_TEXT})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"] == "features is in the body and in the query"
+
+
+def test_metadata_that_other_libraries_write_is_passed_over(named):
+    tensors = {"values": VALUES.reshape(8, 3), "lengths": np.full(2, 4)}
+    content = safetensors.numpy.save(tensors, {"format": "pt"})
+    assert embed(named, content=content, headers={"Content-Type": SAFETENSORS}).is_success
+
+
+def test_names_in_metadata_that_are_no_row_of_csv_are_refused(named):
+    answer = embed(named, **requests(VALUES, NAMES, '"acc x')[5])
+    assert answer.status_code == 422
+    assert "metadata: features: " in answer.json()["error"]["message"]
 
 
 def test_named_columns_and_values_must_be_as_many(named):

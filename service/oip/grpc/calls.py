@@ -20,6 +20,7 @@ import grpc.aio
 import structlog
 from structlog.types import FilteringBoundLogger
 
+from tritserve.model.text import printable
 from tritserve.service.embedding.accepted import Accepted
 from tritserve.service.embedding.service import EmbeddingService
 from tritserve.service.errors import (
@@ -27,10 +28,12 @@ from tritserve.service.errors import (
     ServiceError,
     UnauthorizedError,
     UnavailableError,
+    UnknownMethodError,
     UnparseableError,
 )
+from tritserve.service.http.observed import MAX_PATH
 from tritserve.service.http.security import bearer, is_one_of
-from tritserve.service.observing.notes import levels, name_request, note_refusal
+from tritserve.service.observing.notes import levels, name_request, note, note_refusal
 from tritserve.service.observing.tracing import ServerSpan, ServerSpans
 from tritserve.service.oip.grpc.describing import ASKING, Describer
 from tritserve.service.oip.grpc.form import GrpcForm
@@ -62,8 +65,6 @@ CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
-UNIMPLEMENTED = 501
-
 log = logging.getLogger("tritserve")
 
 
@@ -84,6 +85,8 @@ class Calls:
         places = max(1, settings.max_bodies_bytes // settings.grpc_message_bytes)
         self._reader = MessageReader(places, settings.body_seconds)
         self._open = 0
+        # HTTP has no such status, for which series would be there from the start.
+        service.metrics.requests.labels(f"grpc/{OTHER}", str(UnknownMethodError.status))
         self._log: FilteringBoundLogger = structlog.get_logger().bind()
 
     async def answer(self, method: str, _: AsyncIterator[bytes], context: Context) -> None:
@@ -122,10 +125,13 @@ class Calls:
     async def refuse(self, path: str, _: AsyncIterator[bytes], context: Context) -> None:
         """One call of a method that is not there; its message is not read."""
         trailing = (("x-request-id", name_request(_read_metadata(context)).decode()),)
-        self._count(OTHER, UNIMPLEMENTED, 0.0)
+        asked = printable(path[:MAX_PATH])[:MAX_PATH]
         there = "; ".join(f"{name}: {', '.join(methods)}" for name, methods in METHODS.items())
-        message = f"there is no method {path[:200]}; there are, of {there}"
-        await context.abort(CODES[UNIMPLEMENTED], _details(message), trailing)
+        error = UnknownMethodError(f"there is no method {asked}; there are, of {there}")
+        note_refusal(error)
+        note(path=asked)
+        self._count(OTHER, error.status, 0.0)
+        await context.abort(CODES[error.status], _details(error.message), trailing)
 
     def _trace(
         self, method: str, metadata: list[tuple[bytes, bytes]]

@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ValidationError
 
-from tritserve.model.errors import explain
+from tritserve.model.errors import explain, first_field
 from tritserve.service.errors import InvalidError, UnparseableError
 from tritserve.service.forms.media import OCTETS, PROTOBUF
 from tritserve.service.forms.wire import EmbedAnswer, EmbedRequest, Limits
@@ -30,6 +30,7 @@ from tritserve.service.oip.tensors import (
     choose_outputs,
     from_bytes,
     from_numbers,
+    invalid_input,
     read_output,
     to_request,
 )
@@ -91,7 +92,9 @@ class GrpcForm:
         self._id = request.id
         for kind, tensors in (("inputs", request.inputs), ("outputs", request.outputs)):
             if len(tensors) > 2:
-                raise InvalidError(f"the request has {len(tensors)} {kind}; at most 2 go")
+                raise InvalidError(
+                    f"the request has {len(tensors)} {kind}; at most 2 go", field=kind
+                )
         for output in request.outputs:
             _read_parameters(_NO_OUTPUT_PARAMETERS, f"output {output.name!r}", output.parameters)
         self._outputs = choose_outputs([output.name for output in request.outputs], options)
@@ -118,19 +121,21 @@ def _read_parameters(none: P, whose: str, parameters: Mapping[str, Any]) -> P:
     for name, value in parameters.items():
         choice = value.WhichOneof("parameter_choice")
         if choice is None:
-            raise InvalidError(f"parameters of {whose}: {name!r} has no value")
+            raise InvalidError(f"parameters of {whose}: {name!r} has no value", field=name)
         given[name] = getattr(value, choice)
     try:
         return type(none).model_validate(given)
     except ValidationError as error:
-        raise InvalidError(f"parameters of {whose}: {explain(error)}") from error
+        field = first_field(error)
+        raise InvalidError(f"parameters of {whose}: {explain(error)}", field=field) from error
 
 
 def _read_tensors(request: Any, limits: Limits) -> dict[str, Array]:
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise InvalidError(
-            f"there are {len(raw)} raw_input_contents for {len(request.inputs)} inputs"
+            f"there are {len(raw)} raw_input_contents for {len(request.inputs)} inputs",
+            field="inputs",
         )
     check_unique("input", [given.name for given in request.inputs])
     tensors = {}
@@ -138,13 +143,13 @@ def _read_tensors(request: Any, limits: Limits) -> dict[str, Array]:
         described = (given.name, given.datatype, list(given.shape))
         told, came = _check_input(given, described[2]), len(raw[index]) if raw else 0
         if told not in {None, came}:
-            raise InvalidError(
-                f"input '{given.name}' has binary_data_size {told}; its raw_input_contents have "
-                f"{came} bytes"
+            raise invalid_input(
+                given.name,
+                f"has binary_data_size {told}; its raw_input_contents have {came} bytes",
             )
         if raw:
             if given.HasField("contents"):
-                raise InvalidError(f"input '{given.name}' has contents beside raw_input_contents")
+                raise invalid_input(given.name, "has contents beside raw_input_contents")
             tensors[given.name] = from_bytes(*described, raw[index])
         else:
             tensors[given.name] = from_numbers(*described, _read_contents(given, limits))
@@ -154,14 +159,16 @@ def _read_tensors(request: Any, limits: Limits) -> dict[str, Array]:
 def _check_input(given: Any, shape: list[int]) -> int | None:
     """Returns the size of its bytes where its parameters tell it."""
     if given.name not in {"values", "lengths"}:
-        raise InvalidError(f"there is no input {given.name!r}, only 'values' and 'lengths'")
-    if given.datatype not in DTYPES:
         raise InvalidError(
-            f"input '{given.name}' has datatype {given.datatype!r}; "
-            f"it must be one of {', '.join(DTYPES)}"
+            f"there is no input {given.name!r}, only 'values' and 'lengths'", field="inputs"
+        )
+    if given.datatype not in DTYPES:
+        raise invalid_input(
+            given.name,
+            f"has datatype {given.datatype!r}; it must be one of {', '.join(DTYPES)}",
         )
     if not 1 <= len(shape) <= 3:
-        raise InvalidError(f"input '{given.name}' has {len(shape)} axes; it must have 1 to 3")
+        raise invalid_input(given.name, f"has {len(shape)} axes; it must have 1 to 3")
     check_shape(given.name, shape)
     whose = f"input '{given.name}'"
     return _read_parameters(_NO_INPUT_PARAMETERS, whose, given.parameters).binary_data_size
@@ -170,15 +177,16 @@ def _check_input(given: Any, shape: list[int]) -> int | None:
 def _read_contents(given: Any, limits: Limits) -> Array:
     field = _CONTENTS.get(given.datatype)
     if field is None:
-        raise InvalidError(f"input '{given.name}': {given.datatype} goes in raw_input_contents")
+        raise invalid_input(given.name, f"is {given.datatype}, which goes in raw_input_contents")
     wrong = [found.name for found, _ in given.contents.ListFields() if found.name != field]
     if wrong:
-        raise InvalidError(
-            f"input '{given.name}' of type {given.datatype} goes in {field}, not in {wrong[0]}"
+        raise invalid_input(
+            given.name, f"of type {given.datatype} goes in {field}, not in {wrong[0]}"
         )
     numbers = getattr(given.contents, field)
     if given.name == "lengths" and len(numbers) > limits.max_sequences:
         raise InvalidError(
-            f"there are {len(numbers)} lengths; at most {limits.max_sequences} sequences go"
+            f"there are {len(numbers)} lengths; at most {limits.max_sequences} sequences go",
+            field="inputs.lengths",
         )
     return np.fromiter(numbers, DTYPES[given.datatype], len(numbers))

@@ -10,12 +10,13 @@ Source: the KServe open inference protocol (open-inference-protocol, inference_r
 binary data extension.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from tritserve.model.errors import explain
+from tritserve.model.errors import explain, first_field
 from tritserve.service.errors import InvalidError, UnparseableError
 from tritserve.service.forms.json_numbers import write_json
 from tritserve.service.forms.media import JSON, OCTETS
@@ -32,6 +33,7 @@ from tritserve.service.oip.tensors import (
     choose_outputs,
     from_bytes,
     from_numbers,
+    invalid_input,
     read_output,
     to_request,
 )
@@ -179,14 +181,27 @@ def parse(message: type[M], text: bytes) -> M:
 
     Raises:
         UnparseableError: it is not JSON.
-        InvalidError: it is not this message.
+        InvalidError: it is not this message, or gives a key twice.
     """
     try:
-        return message.model_validate_json(text)
+        parsed = message.model_validate_json(text)
     except ValidationError as error:
         if error.errors(include_input=False)[0]["type"] == "json_invalid":
             raise UnparseableError(f"the request is not JSON: {explain(error)}") from error
-        raise InvalidError(explain(error)) from error
+        raise InvalidError(explain(error), field=first_field(error)) from error
+    # Of a key that is given twice, pydantic takes the last and says nothing.
+    _UNIQUE_KEYS.decode(text.decode())
+    return parsed
+
+
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise InvalidError(f"{name[:100]} is given twice", field=name)
+
+
+_UNIQUE_KEYS = json.JSONDecoder(object_pairs_hook=_refuse_repeated)
 
 
 def _choose_outputs(request: _Request) -> dict[str, bool]:
@@ -199,7 +214,9 @@ def _choose_outputs(request: _Request) -> dict[str, bool]:
         asked = binary.get(name)
         chosen[name] = options.binary_data_output if asked is None else asked
     if options.precision == "float16" and chosen.get("embeddings") is False:
-        raise InvalidError("FP16 has no JSON form; ask for binary_data, or for float32")
+        raise InvalidError(
+            "FP16 has no JSON form; ask for binary_data, or for float32", field="outputs"
+        )
     return chosen
 
 
@@ -208,11 +225,13 @@ def _check_asked(asked: _Output, array: Array) -> None:
     if asked.datatype not in {None, datatype}:
         raise InvalidError(
             f"the output '{asked.name}' is {datatype}, not {asked.datatype[:20]!r}; the parameter "
-            "'precision' chooses"
+            "'precision' chooses",
+            field="outputs",
         )
     if asked.shape is not None and not _fits(asked.shape, shape):
         raise InvalidError(
-            f"the output '{asked.name}' has shape {shape}, not {str(asked.shape)[:100]}"
+            f"the output '{asked.name}' has shape {shape}, not {str(asked.shape)[:100]}",
+            field="outputs",
         )
 
 
@@ -227,7 +246,7 @@ def _take(lists: dict[int, bytes], given: _Input) -> bytes:
     match given.data:
         case [int(place)] if place in lists:
             return lists.pop(place)
-    raise InvalidError(f"input '{given.name}': data must be {given.datatype} numbers")
+    raise invalid_input(given.name, f"must have {given.datatype} numbers as its data")
 
 
 def _read_tensors(
@@ -247,13 +266,13 @@ def _read_tensors(
             at += size
         elif size is None and given.data is not None:
             if given.datatype == "FP16":
-                raise InvalidError("FP16 has no JSON form; send it as binary data")
+                raise invalid_input(
+                    given.name, "is FP16, which has no JSON form; send it as binary data"
+                )
             numbers = read_numbers(*described, _take(lists, given), nulls=nulls)
             tensors[given.name] = from_numbers(*described, numbers)
         else:
-            raise InvalidError(f"input '{given.name}' needs either data or binary_data_size")
-    if lists:
-        raise InvalidError("a list of numbers belongs to no input: a key 'data' is there twice")
+            raise invalid_input(given.name, "needs either data or binary_data_size")
     if at != len(tail):
         raise UnparseableError(f"{len(tail)} bytes follow the JSON, the inputs tell of {at}")
     return tensors

@@ -3,8 +3,8 @@
 A parser that takes megabytes of numbers in one call holds the interpreter, and the event loop with
 it. So what is in a list of numbers under a key `data` is cut out and parsed in pieces, and what is
 left has to be short. A list is taken only where it holds no quotes and no braces; quotes inside a
-string are escaped, so that `"data":` is always a key. Whoever writes that key in another way, or
-twice, may take the place of a list for another: so every list has to be used, and only once.
+string are escaped, so that `"data":` is always a key. Whoever writes that key in another way may
+take the place of a list for another: so no list is used twice, and no key may be given twice.
 """
 
 import re
@@ -17,7 +17,7 @@ from pydantic_core import from_json
 
 from tritserve.service.errors import InvalidError, UnparseableError
 from tritserve.service.forms.json_pieces import check_rest, check_size, find_list, split_list
-from tritserve.service.oip.tensors import Array
+from tritserve.service.oip.tensors import Array, invalid_input
 
 PIECE_BYTES = 64 * 1024
 
@@ -101,11 +101,11 @@ def read_numbers(
                 raise _not_nested(name, shape)
             numbers = list(chain.from_iterable(numbers))
         if not set(map(type, numbers)) <= taken:
-            raise InvalidError(f"input '{name}': data must be {datatype} numbers")
+            raise invalid_input(name, f"must have {datatype} numbers as its data")
         try:
             parts.append(np.array(numbers, np.float64 if is_float else np.int64))
         except OverflowError as error:
-            raise InvalidError(f"input '{name}': a number is out of range: {error}") from error
+            raise invalid_input(name, f"has a number that is out of range: {error}") from error
     return np.concatenate(parts)
 
 
@@ -120,4 +120,4 @@ def _parse(name: str, piece: bytes) -> list[Any]:
 
 
 def _not_nested(name: str, shape: Sequence[int]) -> InvalidError:
-    return InvalidError(f"input '{name}': data is not nested as its shape {list(shape)} says")
+    return invalid_input(name, f"has data that is not nested as its shape {list(shape)} says")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tritserve.service.embedding.service import EmbeddingService
 from tritserve.service.errors import InvalidError
-from tritserve.service.http.body import BodyBudget, Lease, read_body
+from tritserve.service.http.body import read_body
 from tritserve.service.http.direct import Injected, add_direct_post
 from tritserve.service.http.incoming import Incoming
 from tritserve.service.oip.about import About, check_model
@@ -58,8 +58,7 @@ def add_oip(app: FastAPI, service: EmbeddingService) -> None:
     @router.post("/repository/index", **openapi.INDEX)
     async def repository_index(incoming: Injected) -> list[dict[str, str]]:
         seconds = service.settings.body_seconds
-        lease = Lease(BodyBudget(MAX_INDEX_BYTES))
-        body = await read_body(incoming, MAX_INDEX_BYTES, seconds, lease)
+        body = await read_body(incoming, MAX_INDEX_BYTES, seconds)
         return about.index(parse(IndexRequest, body or b"{}").ready)
 
     @router.get("/models/stats", **openapi.STATISTICS)

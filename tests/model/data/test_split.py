@@ -70,8 +70,58 @@ def test_another_seed_may_hold_other_groups_out():
 def test_groups_that_cannot_be_held_out_are_an_error():
     with pytest.raises(DataError, match="all sequences are of one group; a validation part needs"):
         hold_out(grouped([4, 4, 4], [0, 1, 0]), 0.2, np.random.default_rng(0))
-    with pytest.raises(DataError, match=r"no group can be held out .* training would lack a class"):
+    with pytest.raises(
+        DataError, match=r"no group can be held out .* each alone has a class, which training"
+    ):
         hold_out(grouped([0, 0, 1, 1], [0, 0, 1, 1]), 0.5, np.random.default_rng(0))
+    many = np.arange(12)
+    with pytest.raises(DataError, match="no group can be held out"):
+        hold_out(grouped(many, many), 0.5, np.random.default_rng(0))
+
+
+def test_of_many_groups_those_that_alone_hold_a_class_stay():
+    # 50 sessions of 4; each of the first 25 holds a class that is seen nowhere else.
+    labels = np.zeros(200, np.int64)
+    labels[:100:4] = np.arange(1, 26)
+    for seed in range(5):
+        train, held = hold_out(
+            grouped(np.repeat(np.arange(50), 4), labels), 0.2, np.random.default_rng(seed)
+        )
+        assert held.groups.min() >= 25
+        assert len(held.sequences) == 40
+        assert set(train.labels) == set(labels)
+
+
+def test_where_the_wanted_share_cannot_be_held_out_a_smaller_one_is():
+    # Of 12 sessions, only the last three have a class in common.
+    labels = np.repeat([*range(10), 9, 9], 4)
+    for fraction in (0.1, 0.25, 0.5):
+        _, held = hold_out(
+            grouped(np.repeat(np.arange(12), 4), labels), fraction, np.random.default_rng(0)
+        )
+        assert len(held.sequences) == min(8, round(fraction * 48 / 4) * 4)
+
+
+@settings(deadline=None)
+@given(
+    where=st.lists(st.sets(st.integers(0, 12), min_size=1, max_size=3), min_size=1, max_size=12),
+    fraction=st.floats(0.01, 0.5),
+    seed=st.integers(0, 9),
+)
+def test_of_many_groups_one_is_held_out_if_one_can_be(where, fraction, seed):
+    # Each class is in the groups given, and one more in all of them.
+    pairs = [(group, label) for label, groups in enumerate(where) for group in groups]
+    pairs += [(group, len(where)) for group in range(13)]
+    groups, labels = np.array(pairs).T
+    can_be = {group for group in range(13) if {group} not in where}
+    try:
+        train, held = hold_out(grouped(groups, labels), fraction, np.random.default_rng(seed))
+    except DataError:
+        assert not can_be
+    else:
+        assert set(held.groups) <= can_be
+        assert not set(train.groups) & set(held.groups)
+        assert set(train.labels) == set(labels)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +137,8 @@ def test_groups_are_read_as_they_were_written(tmp_path, groups):
     ("groups", "message"),
     [
         (["a", "b"], r"groups are <U1 \[2\]; they must be integers or strings of shape \[3\]"),
-        ([0.5, 1.0, 2.0], r"groups are float64 \[3\]; they must be integers or strings, one a"),
-        (["a", 1, "b"], "groups are of several types; they must be of one"),
+        ([0.5, 1.0, 2.0], "groups hold 0.5; they must be integers or strings, one a"),
+        (["a", 1, "b"], "groups hold 'a' and 1; they must be of one type"),
     ],
 )
 def test_groups_are_one_a_sequence(tmp_path, groups, message):

@@ -102,7 +102,9 @@ def test_one_group_cannot_be_validated(tmp_path):
     data = sessions(tmp_path / "d.npz", count=1)
     with pytest.raises(DataError, match="all sequences are of one group"):
         train(recipe(dataset=data))
-    assert recipe_for(data, validate=True).validation == 0
+    message = "^d has no validation part: all sequences are of one group"
+    with pytest.warns(DataWarning, match=message):
+        assert recipe_for(data, validate=True).validation == 0
     assert load(data, "train").groups is not None
 
 
@@ -111,6 +113,14 @@ def test_the_rule_proposes_a_share_that_training_takes(tmp_path):
     assert made.validation == 0.2
     train(made.model_copy(update={"schedule": Schedule(steps=2)}))
     assert recipe_for(sessions(tmp_path / "d.npz")).validation == 0
+
+
+def test_the_rule_proposes_a_share_where_many_groups_hold_a_class_alone(tmp_path):
+    labels = np.zeros(200, np.int64)
+    labels[:100:4] = np.arange(1, 26)
+    values = np.random.default_rng(0).standard_normal((200, 5, 2))
+    write(tmp_path / "d.npz", values, labels, groups=np.repeat(np.arange(50), 4))
+    assert recipe_for(tmp_path / "d.npz", validate=True).validation == 0.2
 
 
 def test_the_rule_counts_on_no_loss_that_only_held_out_sequences_could_teach(tmp_path):

@@ -105,8 +105,11 @@ def test_threads_share_a_client(url):
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_second_event_loop_gets_connections_of_its_own(url):
-    client = AsyncClient(url)
+@pytest.mark.parametrize(
+    "options", [{}, {"transport": None, "mounts": None}, {"mounts": {"ftp://": None}}]
+)
+def test_a_second_event_loop_gets_connections_of_its_own(url, options):
+    client = AsyncClient(url, **options)
     first = asyncio.run(client.embed(BATCHES[0]))
     second = asyncio.run(client.embed(BATCHES[0]))
     assert first.tobytes() == second.tobytes()

@@ -1,5 +1,6 @@
 import asyncio
 import pickle
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -246,6 +247,24 @@ def test_a_host_that_does_not_exist_is_told_at_once(kind):
     with pytest.raises(httpx.ConnectError):
         embed_once(kind, "http://nowhere.invalid", retry_seconds=600)
     assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_host_whose_name_is_not_known_yet_is_waited_for(kind, monkeypatch):
+    failures = [socket.gaierror(socket.EAI_NONAME, "Name or service not known")]
+    resolve = socket.getaddrinfo
+
+    def resolve_later(_, *arguments, **options):
+        if failures:
+            raise failures.pop()
+        return resolve("127.0.0.1", *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_later)
+    with closing_first() as (port, handler):
+        handler.asked = 1
+        rows = embed_once(kind, f"http://later.invalid:{port}", startup_seconds=60)
+    assert rows.shape == (1, 2)
+    assert not failures
 
 
 def embed_once(kind, url, **options):

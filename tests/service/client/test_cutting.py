@@ -86,3 +86,30 @@ def test_a_series_that_was_cut_for_another_model_is_cut_anew(tmp_path, reloads):
     assert answer.model.revision == fresh.model.revision != engine.model.revision
     right = [fresh.embed(part[-most:], np.array([len(part[-most:])])) for part in LONG]
     assert answer.embeddings.tobytes() == np.concatenate(right).tobytes()
+
+
+def test_a_cut_counts_for_the_model_that_it_was_made_for(tmp_path):
+    """Even if another task learns meanwhile of the model that answers."""
+    path, clients, seen = tmp_path / "m", [], Seen()
+
+    def write(window):
+        random_packed(path, embed_dim=3, hidden_size=16, num_layers=1, window_size=window)
+
+    async def reload(app, request):
+        await seen(app, request)
+        if seen.paths == ["/info", "/embed"]:
+            write(20)
+            await app.state.service.reload()
+            await clients[0].info()
+
+    async def talk(client):
+        clients.append(client)
+        await client.info()
+        return await client.embed_detailed(LONG, overlong="keep_last")
+
+    write(9)
+    answer = against_app(Engine.load(path), talk, reload, model=path)
+    fresh = Engine.load(path)
+    assert answer.model.revision == fresh.model.revision
+    right = [fresh.embed(part[-20:], np.array([len(part[-20:])])) for part in LONG]
+    assert answer.embeddings.tobytes() == np.concatenate(right).tobytes()

@@ -15,6 +15,7 @@ from tritserve.service.observing import logs
 from tritserve.service.settings import Settings
 
 BODY = {"sequences": [[[0.125] * 3] * 2, [[0.25] * 3]]}
+INPUT = {"name": "values", "datatype": "FP32", "shape": [1, 1, 3], "data": [0.625] * 3}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
@@ -122,7 +123,19 @@ def test_a_broken_traceparent_is_not_logged(engine, configured, traceparent):
         ),
         # A name that is none may be anything, also what was to stay secret.
         ("/embed", {"json": BODY | {"hush hush\n": 1}}, 422, {"error": "invalid"}),
-        ("/embed", {"json": BODY, "params": {"hush": "hush"}}, 422, {"error": "invalid"}),
+        (
+            "/embed",
+            {"json": BODY, "params": {"colour": "hush"}},
+            422,
+            {"error": "invalid", "field": "colour"},
+        ),
+        (
+            "/embed",
+            {"json": BODY, "params": {"normalize": "hush"}},
+            422,
+            {"error": "invalid", "field": "normalize"},
+        ),
+        ("/embed", {"json": BODY, "params": {"hush hush": "hush"}}, 422, {"error": "invalid"}),
         ("/embed", {"content": b"hush"}, 415, {"error": "unsupported_media_type"}),
         ("/embed", {"json": ["hush"]}, 422, {"error": "invalid", "field": "body"}),
         (
@@ -137,7 +150,36 @@ def test_a_broken_traceparent_is_not_logged(engine, configured, traceparent):
             413,
             {"error": "body_too_large", "limit": 1000},
         ),
-        ("/v2/models/random/infer", {"json": {"inputs": []}}, 422, {"error": "invalid"}),
+        (
+            "/v2/models/random/infer",
+            {"json": {"inputs": []}},
+            422,
+            {"error": "invalid", "field": "inputs"},
+        ),
+        (
+            "/v2/models/random/infer",
+            {"json": {"inputs": [INPUT], "parameters": {"precision": "hush"}}},
+            422,
+            {"error": "invalid", "field": "parameters.precision"},
+        ),
+        (
+            "/v2/models/random/infer",
+            {"json": {"inputs": [INPUT | {"shape": [2, 3]}]}},
+            422,
+            {"error": "invalid", "field": "inputs.values"},
+        ),
+        (
+            "/v2/models/random/infer",
+            {"json": {"inputs": [INPUT | {"data": ["hush"]}]}},
+            422,
+            {"error": "invalid", "field": "inputs.values"},
+        ),
+        (
+            "/v2/repository/index",
+            {"json": {"ready": "hush"}},
+            422,
+            {"error": "invalid", "field": "ready"},
+        ),
         ("/v2/models/hush/infer", {"json": {}}, 404, {"error": "not_found"}),
         ("/info", {}, 405, {"error": "method_not_allowed"}),
         ("/nothing", {}, 404, {"error": "not_found"}),

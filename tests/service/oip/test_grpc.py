@@ -278,6 +278,33 @@ def test_the_line_of_a_refused_call_says_why(engine, caplog):
     assert [line.get("error") for line in lines] == ["unparseable", None]
 
 
+def test_the_line_of_a_refused_call_says_which_field(engine, caplog):
+    unknown, misshapen = raw_request(), raw_request()
+    unknown.parameters["colour"].string_param = "hush"
+    misshapen.inputs[1].shape[:] = [2]
+
+    async def talk(call, _):
+        await refusal(call, "ModelInfer", unknown)
+        await refusal(call, "ModelInfer", misshapen)
+
+    with caplog.at_level("INFO", "tritserve.access"), capture_logs([add_noted]) as lines:
+        ask(engine, talk)
+    assert [line["field"] for line in lines] == ["colour", "inputs.lengths"]
+
+
+def test_the_line_of_a_method_that_is_not_there_names_it_in_short(engine, caplog):
+    async def talk(call, _):
+        for path in ("/inference.GRPCInferenceService/ModelLoad", f"/x/\u202e{'y' * 5000}"):
+            await refusal(call.channel.unary_unary(path), b"")
+
+    with caplog.at_level("INFO", "tritserve.access"), capture_logs([add_noted]) as lines:
+        ask(engine, talk)
+    assert [(line["error"], line["status"]) for line in lines] == [("unknown_method", 501)] * 2
+    assert lines[0]["path"] == "/inference.GRPCInferenceService/ModelLoad"
+    assert lines[1]["path"].startswith("/x/\\u202eyyy")
+    assert len(lines[1]["path"]) < 220
+
+
 def test_messages_have_a_limit_of_their_own(engine):
     async def talk(call, _):
         name = messages.ModelMetadataRequest(name="x" * 4500)

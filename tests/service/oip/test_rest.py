@@ -1,6 +1,7 @@
 import asyncio
 import gzip
 import json
+import threading
 import tracemalloc
 import zlib
 from urllib.parse import quote
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders import random_batch, random_packed
-from tests.service.live import ask
+from tests.service.live import Watched, ask
 from tritserve.model.engine.engine import Engine
 from tritserve.service.errors import InvalidError, ServiceError
 from tritserve.service.forms.media import OCTETS as BINARY
@@ -179,8 +180,8 @@ def change(**fields):
         (change(shape=[2, 0, 3], data=[[], []]), "a sequence needs at least one timestep"),
         (change(shape=[2**62, 2**62]), "does not have 42 numbers"),
         (change(data=None), "either data or binary_data_size"),
-        (change(data=["1"] * 42), "must be FP32 numbers"),
-        (change(data=[True] * 42), "must be FP32 numbers"),
+        (change(data=["1"] * 42), "must have FP32 numbers"),
+        (change(data=[True] * 42), "must have FP32 numbers"),
         (change(data=[[1.0], 2.0]), "not nested as its shape"),
         (change(data=[1e39] * 42), "must be finite float32"),
         (change(extra=1), "extra"),
@@ -198,6 +199,40 @@ def test_what_does_not_fit_is_an_error_that_says_so(engine, request_, message):
         answer = await client.post(INFER, json=request_)
         assert answer.status_code == 422, answer.text
         assert message in answer.json()["error"]
+
+    ask(engine, talk)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        '"id": "a"',
+        '"parameters": {"normalize": true}',
+        '"normalize": true',
+        '"shape": [1, 1, 3]',
+        '"data": [1, 2, 3]',
+        '"name": "embeddings"',
+        '"binary_data": false',
+    ],
+)
+def test_a_key_given_twice_is_refused_at_every_level(engine, given):
+    request = {
+        "id": "a",
+        "parameters": {"normalize": True},
+        "inputs": [{"name": "values", "datatype": "FP32", "shape": [1, 1, 3], "data": [1, 2, 3]}],
+        "outputs": [{"name": "embeddings", "parameters": {"binary_data": False}}],
+    }
+    once = json.dumps(request)
+    name = given.split('"')[1]
+    # Written in another way, it is the same key.
+    again = given.replace(name[0], f"\\u{ord(name[0]):04x}", 1)
+
+    async def talk(client):
+        assert (await client.post(INFER, content=once)).status_code == 200
+        for other in (given, again):
+            assert once.count(given) == 1
+            answer = await client.post(INFER, content=once.replace(given, f"{given}, {other}"))
+            assert (answer.status_code, answer.json()["error"]) == (422, f"{name} is given twice")
 
     ask(engine, talk)
 
@@ -458,13 +493,47 @@ def test_statistics_are_what_the_metrics_say(engine):
     ask(engine, talk)
 
 
+def test_statistics_are_those_of_requests_that_were_answered(engine):
+    gate, entered = threading.Event(), threading.Event()
+    body, one = {"sequences": [[[0.5] * 3]]}, {"inputs": json_inputs()}
+    # What is wrong with it is found when its embeddings are there.
+    other = {"name": "embeddings", "datatype": "INT8"}
+
+    def compute(*_):
+        entered.set()
+        gate.wait(10)
+
+    async def talk(client):
+        held = asyncio.create_task(client.post("/embed", json=body))
+        await asyncio.to_thread(entered.wait, 10)
+        late = await client.post(INFER, json=one, headers={"X-Request-Timeout-Ms": "50"})
+        gate.set()
+        refused = await client.post(INFER, json={**one, "outputs": [other]})
+        assert (late.status_code, refused.status_code) == (504, 422)
+        timing = (await held).json()["timing_ms"]
+        durations = (await statistics(client))["inference_stats"]
+        stages = ["queue", "compute_input", "compute_infer", "compute_output"]
+        assert {durations[name]["count"] for name in ["success", *stages]} == {1}
+        for stage, name in (("queue", "queue"), ("compute", "compute_infer")):
+            assert abs(durations[name]["ns"] - 1e6 * timing[stage]) <= 501
+        parts = sum(durations[name]["ns"] for name in stages)
+        assert abs(durations["success"]["ns"] - parts) <= 4
+
+    ask(Watched(engine, compute), talk)
+
+
 def test_the_index_says_what_is_served_and_why_it_is_not_ready(engine):
     async def talk(client):
-        index = "/v2/repository/index"
+        index, twice = "/v2/repository/index", b'{"ready": true, "ready": false}'
         served = {"name": "random", "version": "1", "state": "READY", "reason": ""}
         for asked in (b"", b"{}", b'{"ready": true}'):
             assert (await client.post(index, content=asked)).json() == [served]
-        for wrong, status in [(b"{", 400), (b'{"redy": true}', 422), (bytes(5000), 413)]:
+        for wrong, status in [
+            (b"{", 400),
+            (b'{"redy": true}', 422),
+            (twice, 422),
+            (bytes(5000), 413),
+        ]:
             answer = await client.post(index, content=wrong)
             assert answer.status_code == status
             assert isinstance(answer.json()["error"], str)
