@@ -16,9 +16,10 @@ PARTIAL_STATE = "state.pt.partial"
 LOG = "log.jsonl"
 PLOT = "training.png"
 EVENTS = "tensorboard"
+POOL = "pool"
 LOCK = "run.lock"
 
-NAMES = (TENSORS, DESCRIPTION, STATE, PARTIAL_STATE, LOG, PLOT, EVENTS)
+NAMES = (TENSORS, DESCRIPTION, STATE, PARTIAL_STATE, LOG, PLOT, EVENTS, POOL)
 
 
 class RunFolderError(UserError):

@@ -194,7 +194,7 @@ def train(
     warn_if_transposed(run.whole.sequences, run.whole.name)
     log = None
     if folder:
-        identity = identify(recipe, run.whole.sha256)
+        identity = identify(recipe, data=run.whole.sha256)
         if resume and (state := load_state(folder, identity)):
             run.restore(state)
         else:

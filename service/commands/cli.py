@@ -64,7 +64,7 @@ def _warnings_as_lines() -> Iterator[None]:
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:
-    if error.name not in {"torch", "sklearn", "matplotlib"}:
+    if error.name not in {"torch", "sklearn", "matplotlib", "threadpoolctl"}:
         return error
     return click.ClickException(
         f"this command needs {error.name}; install tritserve with its extra 'train'"
