@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tritserve.model import channels
-from tritserve.model.channels import Calibration
+from tritserve.model.channels import Calibration, Read
 from tritserve.model.config import ModelConfig, Quantize
 from tritserve.model.inputs import model_inputs
 from tritserve.model.network.bitlinear import EPS, BitLinear
@@ -284,12 +284,16 @@ class BitNet(nn.Module):
         assert self.config.channels
         assert self.join
         seen = channels.read(values.numpy(), lengths.numpy(), self.config.channels, calibration)
+        rows = self.embed_series(seen)
+        joined: Tensor = self.join(rows, torch.from_numpy(seen.levels), values.shape[1])
+        return joined
+
+    def embed_series(self, seen: Read) -> Tensor:
+        """The windows of each series in one row: `[series, pooled_size]`, not yet joined."""
         pooled = self.embed_windows(torch.from_numpy(seen.tokens))
         weighted = pooled * torch.from_numpy(channels.weights(seen.windows))[:, None]
         series = torch.repeat_interleave(torch.from_numpy(seen.windows))
-        rows = pooled.new_zeros(len(seen.windows), pooled.shape[1]).index_add(0, series, weighted)
-        joined: Tensor = self.join(rows, torch.from_numpy(seen.levels), values.shape[1])
-        return joined
+        return pooled.new_zeros(len(seen.windows), pooled.shape[1]).index_add(0, series, weighted)
 
 
 def build(*, embed_dim: int, **options: Any) -> BitNet:

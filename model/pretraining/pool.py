@@ -40,7 +40,7 @@ def fill_pool(
     folder: Path | str,
     seed: int,
     prior: Prior,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], object] = lambda _: None,
     *,
     processes: int | None = None,
 ) -> Pool:

@@ -14,7 +14,18 @@ from tritserve.service.errors import ServiceError
 
 # Each is a module of this folder that holds a function of its name. Only the one that is asked for
 # is imported: `health` runs every few seconds, and numpy would be most of what it costs.
-COMMANDS = ("bench", "embed", "evaluate", "health", "inspect", "pack", "recipe", "serve", "train")
+COMMANDS = (
+    "bench",
+    "embed",
+    "evaluate",
+    "health",
+    "inspect",
+    "pack",
+    "pretrain",
+    "recipe",
+    "serve",
+    "train",
+)
 
 
 class _Commands(click.Group):
