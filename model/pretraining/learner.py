@@ -58,7 +58,7 @@ class PretrainLearner(nn.Module):
                 one series.
         """
         objective = self.objective
-        embeddings = self(windows)
+        embeddings: Tensor = self(windows)
         total = embeddings.new_zeros(())
         if objective.contrast:
             projected = self.heads["projector"](embeddings)

@@ -4,16 +4,12 @@ Each block of series is a file of its own, float16 as npy, and complete or not t
 killed goes on with the blocks that are missing.
 """
 
-import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -21,8 +17,9 @@ import numpy.typing as npt
 
 from tritserve.model.environment import available_processors
 from tritserve.model.errors import UserError
-from tritserve.model.pretraining.prior import BLOCK, draw_block
+from tritserve.model.pretraining.prior import BLOCK
 from tritserve.model.pretraining.recipe import Prior
+from tritserve.model.pretraining.worker import leave_to_parent, write_block
 from tritserve.model.replace import replace_file
 from tritserve.model.training.run_folder import POOL
 from tritserve.model.training.state import StateError, check_same_run, identify
@@ -95,8 +92,13 @@ def _draw(
         return
     workers = min(processes or available_processors(), len(missing))
     # Forked, a process would inherit torch's and BLAS's locks without the threads that hold them.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as executor:
-        tasks = [executor.submit(_write_block, pool, seed, index, prior) for index in missing]
+    with ProcessPoolExecutor(workers, get_context("spawn"), leave_to_parent) as executor:
+        tasks = [
+            executor.submit(
+                write_block, _path(pool, index), seed, index, prior.series - index * BLOCK, prior
+            )
+            for index in missing
+        ]
         try:
             for task in as_completed(tasks):
                 yield task.result()
@@ -107,25 +109,6 @@ def _draw(
             ) from error
         finally:
             executor.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Keeps a process from outliving the one that waits for its work, however that ends."""
-    parent = parent_process()
-    assert parent
-
-    def end() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    Thread(target=end, daemon=True).start()
-
-
-def _write_block(pool: Path, seed: int, index: int, prior: Prior) -> None:
-    series = draw_block(seed, index, prior)[: prior.series - index * BLOCK]
-    data = io.BytesIO()
-    np.save(data, series.astype(np.float16))
-    replace_file(_path(pool, index), data.getvalue())
 
 
 def _path(pool: Path, index: int) -> Path:

@@ -14,7 +14,7 @@ from tritserve.model.pretraining.recipe import Prior
 from tritserve.model.pretraining.signals import signal
 
 # Series that are drawn from one seed.
-BLOCK = 1024
+BLOCK = 256
 
 
 def draw_block(seed: int, index: int, prior: Prior) -> npt.NDArray[np.float32]:
