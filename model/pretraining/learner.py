@@ -50,24 +50,24 @@ class PretrainLearner(nn.Module):
         embeddings: Tensor = self.encoder.embed_windows(tokens)
         return embeddings
 
-    def loss(self, windows: Tensor) -> Tensor:
-        """The weighted sum of the losses.
+    def losses(self, windows: Tensor) -> dict[str, Tensor]:
+        """The losses by name, each times its weight.
 
         Args:
             windows: `[2 * batch, points]` float32, normalised; rows i and i + batch are views of
                 one series.
         """
         objective = self.objective
-        embeddings: Tensor = self(windows)
-        total = embeddings.new_zeros(())
+        embeddings = self(windows)
+        losses = {}
         if objective.contrast:
             projected = self.heads["projector"](embeddings)
-            total = total + objective.contrast * nt_xent(projected, objective.temperature)
+            losses["contrast"] = objective.contrast * nt_xent(projected, objective.temperature)
         if objective.reconstruction:
             target = F.adaptive_avg_pool1d(windows, objective.reconstructed)
             decoded = self.heads["decoder"](embeddings)
-            total = total + objective.reconstruction * F.mse_loss(decoded, target)
-        return total
+            losses["reconstruction"] = objective.reconstruction * F.mse_loss(decoded, target)
+        return losses
 
 
 def set_rate(optimizer: torch.optim.Optimizer, schedule: PretrainSchedule, step: int) -> float:

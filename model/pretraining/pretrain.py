@@ -58,7 +58,8 @@ class _Pretraining:
         schedule = self.recipe.schedule
         rate = set_rate(self.optimizer, schedule, self.step)
         windows = self._views()
-        loss = self.learner.loss(windows)
+        losses = self.learner.losses(windows)
+        loss = torch.stack(list(losses.values())).sum()
         self.step += 1
         descend(
             self.learner,
@@ -69,7 +70,8 @@ class _Pretraining:
             steps=self.steps,
         )
         layers = self._measure(windows) if self.step % MEASURE_EVERY == 0 else {}
-        return Step(self.step, self.steps, loss.item(), rate, layers)
+        told = {name: value.item() for name, value in losses.items()}
+        return Step(self.step, self.steps, loss.item(), rate, layers, losses=told)
 
     def _views(self) -> Tensor:
         """Two views of each of some series, normalised: `[2 * batch, points]`."""

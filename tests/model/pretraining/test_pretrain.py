@@ -79,6 +79,9 @@ def test_pretrained_and_packed_a_model_embeds_series_of_any_length_and_width(tmp
     done = run("pretrain", write(tmp_path), "--out", folder)
     assert done.exit_code == 0, done.output
     assert f"checkpoint: {folder}" in done.stdout
+    for line in read_log(folder):
+        assert set(line["losses"]) == {"contrast", "reconstruction"}
+        assert sum(line["losses"].values()) == pytest.approx(line["loss"], rel=1e-5)
     assert (folder / "training.png").stat().st_size > 10_000
     assert run("pack", folder, packed).exit_code == 0
 
