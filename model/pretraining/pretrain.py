@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tritserve.model import channels
 from tritserve.model.network.bitnet import BitNet
+from tritserve.model.network.join import average_windows
 from tritserve.model.pretraining.learner import PretrainLearner, normalize, set_rate
 from tritserve.model.pretraining.pool import Pool, fill_pool
 from tritserve.model.pretraining.recipe import PretrainRecipe
@@ -189,7 +190,8 @@ def _measure_rows(encoder: BitNet, series: Pool) -> None:
         part = series[begin : begin + AT_ONCE].astype(np.float32)
         lengths = np.full(len(part), part.shape[1])
         seen = channels.read(part.reshape(-1, 1), lengths, encoder.config.channels)
-        rows.append(encoder.embed_series(seen).double())
+        pooled = encoder.embed_windows(torch.from_numpy(seen.tokens))
+        rows.append(average_windows(pooled, seen.windows).double())
     deviation, mean = torch.std_mean(torch.cat(rows), dim=0, correction=0)
     # What is constant is so in any series.
     encoder.join.mean.copy_(mean)

@@ -11,7 +11,6 @@ import torch
 from click.testing import CliRunner
 
 from tests.builders import ROOT
-from tritserve.model import channels
 from tritserve.model.engine.engine import Engine
 from tritserve.model.packed.file import read
 from tritserve.model.pretraining.learner import PretrainLearner, set_rate
@@ -102,10 +101,13 @@ def test_pretrained_and_packed_a_model_embeds_series_of_any_length_and_width(tmp
 def test_joined_rows_are_standardised_by_the_prior(tmp_path, pool):
     recipe = small(tmp_path)
     model = pretrain(recipe, pool, tmp_path).model
-    series = pool.astype(np.float32).reshape(-1, 1)
-    seen = channels.read(series, np.full(len(pool), pool.shape[1]), recipe.model.channels)
+    series = torch.from_numpy(pool.astype(np.float32)).reshape(-1, 1)
+    lengths = torch.full((len(pool),), pool.shape[1])
+    rows = []
+    model.join.register_forward_pre_hook(lambda _, given: rows.append(given[0]))
     with torch.inference_mode():
-        rows = (model.embed_series(seen) - model.join.mean) / model.join.std
+        model(series, lengths)
+    rows = (rows[0] - model.join.mean) / model.join.std
     np.testing.assert_allclose(rows.mean(dim=0), 0, atol=1e-4)
     np.testing.assert_allclose(rows.std(dim=0, correction=0), 1, rtol=1e-3)
 
