@@ -25,7 +25,7 @@ from tritserve.model.channels import Calibration
 from tritserve.model.config import ModelConfig, Quantize
 from tritserve.model.inputs import model_inputs
 from tritserve.model.network.bitlinear import EPS, BitLinear
-from tritserve.model.network.join import Join
+from tritserve.model.network.join import Join, average_windows
 
 
 def _norm(config: ModelConfig) -> nn.Module:
@@ -284,10 +284,7 @@ class BitNet(nn.Module):
         assert self.config.channels
         assert self.join
         seen = channels.read(values.numpy(), lengths.numpy(), self.config.channels, calibration)
-        pooled = self.embed_windows(torch.from_numpy(seen.tokens))
-        weighted = pooled * torch.from_numpy(channels.weights(seen.windows))[:, None]
-        series = torch.repeat_interleave(torch.from_numpy(seen.windows))
-        rows = pooled.new_zeros(len(seen.windows), pooled.shape[1]).index_add(0, series, weighted)
+        rows = average_windows(self.embed_windows(torch.from_numpy(seen.tokens)), seen.windows)
         joined: Tensor = self.join(rows, torch.from_numpy(seen.levels), values.shape[1])
         return joined
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tritserve.model import channels
 from tritserve.model.config import Channels, ModelConfig
 from tritserve.model.network.bitlinear import BitLinear
+from tritserve.model.sequences import LengthArray
 
 # Of the weights that are not zero.
 DENSITY = 2 / 3
@@ -57,6 +58,21 @@ class Join(nn.Module):
         ]
         joined: Tensor = torch.cat(parts, dim=1) / count**0.5
         return joined
+
+
+def average_windows(pooled: Tensor, windows: LengthArray) -> Tensor:
+    """The windows of each series in one row, each weighted as `channels.weights` says.
+
+    Args:
+        pooled: `[windows, pooled_size]` float32.
+        windows: `[series]`, how many of them belong to each series.
+
+    Returns:
+        `[series, pooled_size]` float32.
+    """
+    weighted = pooled * torch.from_numpy(channels.weights(windows))[:, None]
+    series = torch.repeat_interleave(torch.from_numpy(windows))
+    return pooled.new_zeros(len(windows), pooled.shape[1]).index_add(0, series, weighted)
 
 
 def _drawn(config: ModelConfig, in_features: int, out_features: int, weight: float) -> BitLinear:

@@ -88,8 +88,8 @@ def load(folder: Path | str) -> Checkpoint:
     there = files_of_run(folder)
     if there and DESCRIPTION not in there:
         raise CheckpointError(
-            f"{folder} holds a run that is not finished; `tritserve train RECIPE --resume` goes on "
-            "with it"
+            f"{folder} holds a run that is not finished; the command that began it goes on with "
+            "it, given --resume"
         )
     description = (folder / DESCRIPTION).read_bytes()
     try:

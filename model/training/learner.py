@@ -135,15 +135,18 @@ class Learner(nn.Module):
         return F.mse_loss(predicted, features[1:][has_next[:-1]])
 
 
-def make_optimizer(learner: Learner, schedule: Schedule) -> torch.optim.AdamW:
+def make_optimizer(
+    learner: nn.Module, learning_rate: float, weight_decay: float
+) -> torch.optim.AdamW:
     """AdamW (0.9, 0.98) with weight decay on matrices only."""
-    matrices = [p for p in learner.parameters() if p.ndim > 1]
-    vectors = [p for p in learner.parameters() if p.ndim <= 1]
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim <= 1]
     groups = [
-        {"params": matrices, "weight_decay": schedule.weight_decay},
+        {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:

@@ -21,6 +21,7 @@ class Step:
         learning_rate: of this step.
         layers: figures of each BitLinear, now and then; empty in between.
         validation: accuracy on the validation part, now and then; None in between.
+        losses: those that the loss is the sum of, by name, where they are told apart.
     """
 
     step: int
@@ -29,6 +30,7 @@ class Step:
     learning_rate: float
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
     validation: float | None = None
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 class TrainingLog:
@@ -52,12 +54,16 @@ class TrainingLog:
         }
         if step.validation is not None:
             line["validation"] = step.validation
+        if step.losses:
+            line["losses"] = step.losses
         if step.layers:
             line["layers"] = step.layers
         self._file.write(json.dumps(line) + "\n")
         if self._events:
             self._events.add_scalar("loss", step.loss, step.step)
             self._events.add_scalar("learning_rate", step.learning_rate, step.step)
+            for name, loss in step.losses.items():
+                self._events.add_scalar(f"loss/{name}", loss, step.step)
             if step.validation is not None:
                 self._events.add_scalar("validation", step.validation, step.step)
             for layer, figures in step.layers.items():

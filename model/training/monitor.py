@@ -9,7 +9,7 @@ from tritserve.model.network.bitlinear import BitLinear, quantize_activations
 
 
 class Monitor:
-    """Watches the BitLinear layers of a module.
+    """Watches the BitLinear layers of a module that are trained.
 
     Measuring unpacks every weight, so it is done now and then, not at each step.
     """
@@ -18,7 +18,9 @@ class Monitor:
         self._layers = {
             name: layer
             for name, layer in module.named_modules()
-            if isinstance(layer, BitLinear) and layer.quantize != "none"
+            if isinstance(layer, BitLinear)
+            and layer.quantize != "none"
+            and layer.weight.requires_grad
         }
         self._trits: dict[str, Tensor] = {}
         self._step = 0

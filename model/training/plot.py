@@ -24,8 +24,8 @@ _FIGURES = {
 def plot_training(folder: Path | str) -> Path:
     """Draws a run's log as `training.png` in its folder.
 
-    Loss and rate at every step; the validation accuracy, where there is one; of each BitLinear the
-    share of zeros, the flips and the scales.
+    Losses and rate at every step; the validation accuracy, where there is one; of each BitLinear
+    the share of zeros, the flips and the scales.
 
     Returns:
         Where the picture is.
@@ -37,6 +37,7 @@ def plot_training(folder: Path | str) -> Path:
     axes = list(grid.flat)
     axes[0].plot(steps, [line["loss"] for line in lines], linewidth=0.8)
     axes[0].set(title="loss", xlabel="step")
+    _add_losses(axes[0], lines)
     _add_validation(axes[0], lines)
     axes[1].plot(steps, [line["learning_rate"] for line in lines])
     axes[1].set(title="learning rate", xlabel="step")
@@ -56,6 +57,16 @@ def plot_training(folder: Path | str) -> Path:
     figure.savefig(picture)
     plt.close(figure)
     return picture
+
+
+def _add_losses(axis: Axes, lines: list[dict[str, Any]]) -> None:
+    """What the loss is the sum of, where that is told."""
+    names = lines[-1].get("losses", {}) if lines else {}
+    for name in names:
+        points = [(line["step"], line["losses"][name]) for line in lines if "losses" in line]
+        axis.plot(*zip(*points, strict=True), linewidth=0.8, label=name)
+    if names:
+        axis.legend(fontsize=8)
 
 
 def _add_validation(axis: Axes, lines: list[dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ It is TOML; unknown fields are errors. `model/pretrained/japanese-vowels.toml` i
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -19,11 +19,16 @@ class RecipeError(UserError):
     """A recipe that cannot be read or does not make sense."""
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
+    """A table of a recipe: nothing unknown in it, nothing taken for what it is not."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Objective(_Table):
+SomeTable = TypeVar("SomeTable", bound=Table)
+
+
+class Objective(Table):
     """Weights of the losses, and what they hide; a loss of weight 0 is not computed."""
 
     classification: float = Field(default=1.0, ge=0.0)
@@ -51,7 +56,7 @@ class Objective(_Table):
         return self
 
 
-class Schedule(_Table):
+class Schedule(Table):
     """How long and how fast to train.
 
     The rate warms up linearly and then falls linearly towards 0 at the end. BitNet's second
@@ -70,7 +75,7 @@ class Schedule(_Table):
     """Longer gradients are shortened to it; a huge number leaves them all."""
 
 
-class Augmentation(_Table):
+class Augmentation(Table):
     """Random changes to training sequences, in units of each feature's standard deviation."""
 
     crop: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -90,7 +95,7 @@ class Augmentation(_Table):
     """A sequence is resampled to 1 - warp to 1 + warp of its length, unevenly in time."""
 
 
-class Recipe(_Table):
+class Recipe(Table):
     """What to train, on what, and how."""
 
     name: str = Field(min_length=1, max_length=MAX_NAME)
@@ -128,16 +133,26 @@ def read_recipe(path: Path | str) -> Recipe:
         OSError: the file cannot be read.
         RecipeError: it is not TOML, or a field is unknown, missing or out of range.
     """
+    recipe = read_table(path, Recipe)
+    return recipe.model_copy(update={"dataset": (Path(path).parent / recipe.dataset).resolve()})
+
+
+def read_table(path: Path | str, kind: type[SomeTable]) -> SomeTable:
+    """Reads a file of TOML as a table of a kind.
+
+    Raises:
+        OSError: the file cannot be read.
+        RecipeError: it is not TOML, or a field is unknown, missing or out of range.
+    """
     path = Path(path)
     try:
-        recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except ValidationError as error:
         raise RecipeError(f"{path}: {explain(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
     except RecursionError as error:
         raise RecipeError(f"{path} is nested too deeply for a recipe") from error
-    return recipe.model_copy(update={"dataset": (path.parent / recipe.dataset).resolve()})
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -16,9 +16,10 @@ PARTIAL_STATE = "state.pt.partial"
 LOG = "log.jsonl"
 PLOT = "training.png"
 EVENTS = "tensorboard"
+POOL = "pool"
 LOCK = "run.lock"
 
-NAMES = (TENSORS, DESCRIPTION, STATE, PARTIAL_STATE, LOG, PLOT, EVENTS)
+NAMES = (TENSORS, DESCRIPTION, STATE, PARTIAL_STATE, LOG, PLOT, EVENTS, POOL)
 
 
 class RunFolderError(UserError):
@@ -95,8 +96,12 @@ def files_of_run(folder: Path | str) -> list[str]:
     return [name for name in NAMES if (Path(folder) / name).exists()]
 
 
-def clear_run(folder: Path | str) -> None:
+def clear_run(folder: Path | str, *, keep: str | None = None) -> None:
     """Deletes a run's own files, where there are any, and no others.
+
+    Args:
+        folder: of the run.
+        keep: the name of one that stays.
 
     Raises:
         OSError: one cannot be deleted.
@@ -104,7 +109,7 @@ def clear_run(folder: Path | str) -> None:
     folder = Path(folder)
     # What `replace_file` had written of one when it was killed is there too.
     partial = [path for name in NAMES for path in folder.glob(f"{name}.*.partial")]
-    for path in [*(folder / name for name in NAMES), *partial]:
+    for path in [*(folder / name for name in NAMES if name != keep), *partial]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -14,7 +14,7 @@ import torch
 
 from tritserve.model.errors import UserError
 from tritserve.model.training.memory import OutOfMemoryError, memory_needed
-from tritserve.model.training.recipe import Recipe
+from tritserve.model.training.recipe import Table
 from tritserve.model.training.run_folder import PARTIAL_STATE, STATE
 
 # Another version may draw other random numbers or round otherwise.
@@ -25,15 +25,29 @@ class StateError(UserError):
     """A training state that cannot be taken up."""
 
 
-def identify(recipe: Recipe, sha256: str) -> dict[str, Any]:
+def identify(recipe: Table, **more: Any) -> dict[str, Any]:
     """What a run is: all that decides its result but the processor.
 
     Args:
-        recipe: of the run.
-        sha256: of the data set's file, in hex.
+        recipe: of the run, or of a part of it.
+        more: what decides it beside the recipe, such as the hash of a data set's file.
     """
     fields = recipe.model_dump(mode="json", exclude={"dataset"})
-    return fields | {"data": sha256} | {package: version(package) for package in PACKAGES}
+    return fields | more | {package: version(package) for package in PACKAGES}
+
+
+def check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raises StateError if what is at a path is of a run with another identity."""
+    changed = [
+        f"{key} ({old.get(key)} then, {new.get(key)} now)" if key in PACKAGES else key
+        for key in sorted(old.keys() | new)
+        if old.get(key) != new.get(key)
+    ]
+    if changed:
+        raise StateError(
+            f"{path} is the state of another run, which differs in {', '.join(changed)}; "
+            "train into another folder, or start over with --overwrite"
+        )
 
 
 def save_state(folder: Path | str, identity: dict[str, Any], state: dict[str, Any]) -> None:
@@ -80,15 +94,5 @@ def load_state(folder: Path | str, identity: dict[str, Any]) -> dict[str, Any] |
     except Exception as error:
         # On damaged bytes the readers raise almost anything.
         raise StateError(f"{path} is damaged; --overwrite starts over") from error
-    if old != identity:
-        new = identity
-        changed = [
-            f"{key} ({old.get(key)} then, {new.get(key)} now)" if key in PACKAGES else key
-            for key in sorted(old.keys() | new)
-            if old.get(key) != new.get(key)
-        ]
-        raise StateError(
-            f"{path} is the state of another run, which differs in {', '.join(changed)}; "
-            "train into another folder, or start over with --overwrite"
-        )
+    check_same_run(path, old, identity)
     return state

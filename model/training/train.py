@@ -5,26 +5,31 @@ Training given a folder keeps its state and a log there; taken up again after it
 point, it ends with the same model.
 """
 
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from tritserve.model.config import ModelConfig
 from tritserve.model.data.dataset import DataError, Dataset, load
 from tritserve.model.engine.value_check import ValueCheck
-from tritserve.model.errors import UserError, explain
+from tritserve.model.errors import explain
 from tritserve.model.sequences import SequenceError, Sequences, warn_if_transposed
 from tritserve.model.training.augment import augment
 from tritserve.model.training.checkpoint import Checkpoint
 from tritserve.model.training.learner import Learner, make_optimizer, set_rate
-from tritserve.model.training.log import Step, TrainingLog
+from tritserve.model.training.log import Step
+from tritserve.model.training.loop import (
+    MEASURE_EVERY,
+    descend,
+    prepare_torch,
+    take_steps,
+    versions,
+)
 from tritserve.model.training.memory import memory_needed
 from tritserve.model.training.monitor import Monitor
 from tritserve.model.training.objective import check_objective
@@ -33,15 +38,7 @@ from tritserve.model.training.recipe import Recipe, RecipeError
 from tritserve.model.training.run_folder import clear_run
 from tritserve.model.training.scores import ValidationCurve, score
 from tritserve.model.training.standardization import input_statistics
-from tritserve.model.training.state import identify, load_state, save_state
-
-# A killed run repeats at most so many steps.
-SAVE_EVERY = 100
-MEASURE_EVERY = 20
-
-
-class TrainingError(UserError):
-    """Training that cannot go on."""
+from tritserve.model.training.state import identify, load_state
 
 
 class _Batches:
@@ -64,12 +61,9 @@ class _Training:
     """A training run: everything that changes from step to step, and how."""
 
     def __init__(self, recipe: Recipe) -> None:
-        torch.set_num_threads(recipe.threads)
-        torch.use_deterministic_algorithms(True)
-        # Nothing here reads memory that it has not written; filling it first costs a tenth.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        torch.manual_seed(recipe.seed)
+        prepare_torch(recipe.seed, recipe.threads)
         self.recipe = recipe
+        self.steps = recipe.schedule.steps
         self.rng = np.random.default_rng(recipe.seed)
         self.whole = load(recipe.dataset, "train")
         self.config = _model_config(recipe, self.whole)
@@ -86,7 +80,8 @@ class _Training:
         self.learner.encoder.standardize.mean.copy_(torch.from_numpy(found.mean))
         self.learner.encoder.standardize.std.copy_(torch.from_numpy(found.divisor))
         self.statistics = found.mean[:width], found.std[:width]
-        self.optimizer = make_optimizer(self.learner, recipe.schedule)
+        schedule = recipe.schedule
+        self.optimizer = make_optimizer(self.learner, schedule.learning_rate, schedule.weight_decay)
         self.batches = _Batches(self.data, recipe.schedule.batch_size, self.rng)
         self.monitor = Monitor(self.learner.encoder)
         self.step = 0
@@ -98,7 +93,7 @@ class _Training:
 
     def advance(self) -> Step:
         """Takes one step."""
-        recipe, steps = self.recipe, self.recipe.schedule.steps
+        recipe = self.recipe
         self.learner.train()
         rate = set_rate(self.optimizer, recipe.schedule, self.step)
         batch = self.batches.next()
@@ -114,24 +109,17 @@ class _Training:
         inputs = torch.from_numpy(sequences.values), torch.from_numpy(sequences.lengths)
         loss = self.learner.loss(*inputs, _labels(batch))
         self.step += 1
-        self._check("loss", loss, rate)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        parameters = self.learner.parameters()
-        norm = nn.utils.clip_grad_norm_(parameters, recipe.schedule.max_gradient_norm)
-        self._check("gradient's norm", norm, rate)
-        self.optimizer.step()
+        descend(
+            self.learner,
+            self.optimizer,
+            loss,
+            recipe.schedule.max_gradient_norm,
+            step=self.step,
+            steps=self.steps,
+        )
         layers = self._measure(*inputs) if self.step % MEASURE_EVERY == 0 else {}
         seen = self.curve.measure(self.learner.encoder, self.step) if self.curve else None
-        return Step(self.step, steps, loss.item(), rate, layers, seen)
-
-    def _check(self, what: str, value: Tensor, rate: float) -> None:
-        if not torch.isfinite(value):
-            raise TrainingError(
-                f"the {what} is {value.item()} at step {self.step} of "
-                f"{self.recipe.schedule.steps}, learning rate {rate:.2e}; a lower learning rate "
-                "or a longer warm-up may help"
-            )
+        return Step(self.step, self.steps, loss.item(), rate, layers, seen)
 
     def _measure(self, values: Tensor, lengths: Tensor) -> dict[str, dict[str, float]]:
         figures = self.monitor.measure(self.step)
@@ -192,26 +180,13 @@ def train(
     """
     run = _Training(recipe)
     warn_if_transposed(run.whole.sequences, run.whole.name)
-    log = None
+    identity = identify(recipe, data=run.whole.sha256)
     if folder:
-        identity = identify(recipe, run.whole.sha256)
         if resume and (state := load_state(folder, identity)):
             run.restore(state)
         else:
             clear_run(folder)
-        log = TrainingLog(folder, run.step)
-    try:
-        while run.step < recipe.schedule.steps:
-            step = run.advance()
-            if log:
-                log.write(step)
-            if folder and log and (run.step % SAVE_EVERY == 0 or run.step == step.steps):
-                log.flush()
-                save_state(folder, identity, run.state())
-            progress(step)
-    finally:
-        if log:
-            log.close()
+    take_steps(run, progress, folder, identity)
     return _checkpoint(run)
 
 
@@ -274,9 +249,5 @@ def _describe(run: _Training, scores: dict[str, float]) -> dict[str, Any]:
         "recipe": run.recipe.model_dump(mode="json", exclude={"dataset"}),
         "dataset": dataset,
         "scores": scores,
-        "versions": {
-            "tritserve": version("tritserve"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }

@@ -15,7 +15,16 @@ from tritserve.service.errors import ServiceError
 # Each is a module of this folder that holds a function of its name. Only the one that is asked for
 # is imported: `health` runs every few seconds, and numpy would be most of what it costs.
 COMMANDS = (
-    *("bench", "calibrate", "embed", "evaluate", "health", "inspect", "pack", "recipe", "serve"),
+    "bench",
+    "calibrate",
+    "embed",
+    "evaluate",
+    "health",
+    "inspect",
+    "pack",
+    "pretrain",
+    "recipe",
+    "serve",
     "train",
 )
 
@@ -67,7 +76,7 @@ def _warnings_as_lines() -> Iterator[None]:
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:
-    if error.name not in {"torch", "sklearn", "matplotlib"}:
+    if error.name not in {"torch", "sklearn", "matplotlib", "threadpoolctl"}:
         return error
     return click.ClickException(
         f"this command needs {error.name}; install tritserve with its extra 'train'"

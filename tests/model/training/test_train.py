@@ -21,6 +21,7 @@ from tritserve.model.sequences import SequenceError
 from tritserve.model.training.checkpoint import CheckpointError, load, save
 from tritserve.model.training.export import export
 from tritserve.model.training.log import TrainingLog, read_log
+from tritserve.model.training.loop import TrainingError
 from tritserve.model.training.memory import OutOfMemoryError
 from tritserve.model.training.recipe import (
     Augmentation,
@@ -31,7 +32,7 @@ from tritserve.model.training.recipe import (
     read_recipe,
 )
 from tritserve.model.training.state import StateError, load_state, save_state
-from tritserve.model.training.train import TrainingError, train
+from tritserve.model.training.train import train
 from tritserve.service.commands.cli import main
 
 VOWELS = DATA / "JapaneseVowels.npz"

@@ -68,7 +68,7 @@ class StoppedError(Exception):
 
 
 def test_a_resumed_run_has_the_same_curve_and_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("tritserve.model.training.train.SAVE_EVERY", 15)
+    monkeypatch.setattr("tritserve.model.training.loop.SAVE_EVERY", 15)
     whole = weights(train(recipe(), folder=tmp_path / "whole"))
 
     def stop(step):

@@ -355,9 +355,7 @@ def test_a_run_stopped_before_its_first_state_begins_anew(small, tmp_path, left)
     for name in left:
         (folder / name).write_text('{"step": 1, "loss": 9.0, "learning_rate": 0.1}\n')
     assert "--resume goes on with it" in refusal("train", recipe, "--out", folder)
-    message = (
-        f"{folder} holds a run that is not finished; `tritserve train RECIPE --resume` goes on"
-    )
+    message = f"{folder} holds a run that is not finished; the command that began it goes on"
     assert message in refusal("pack", folder, tmp_path / "packed")
     assert run("train", recipe, "--out", folder, "--resume").exit_code == 0
     assert [line["step"] for line in read_log(folder)] == [1, 2, 3]

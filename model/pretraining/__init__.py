@@ -1,0 +1,1 @@
+"""A universal encoder, learnt from synthetic series alone: from a recipe to a checkpoint."""
