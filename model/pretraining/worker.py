@@ -15,7 +15,7 @@ from tritserve.model.pretraining.recipe import Prior
 from tritserve.model.replace import replace_file
 
 
-def write_block(path: Path, seed: int, index: int, count: int, prior: Prior) -> None:
+def write_block(path: Path | str, seed: int, index: int, count: int, prior: Prior) -> None:
     """Draws a block and writes the first `count` of its series, float16 as npy."""
     data = io.BytesIO()
     np.save(data, draw_block(seed, index, prior)[:count].astype(np.float16))

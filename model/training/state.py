@@ -36,7 +36,7 @@ def identify(recipe: Table, **more: Any) -> dict[str, Any]:
     return fields | more | {package: version(package) for package in PACKAGES}
 
 
-def check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def check_same_run(path: Path | str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raises StateError if what is at a path is of a run with another identity."""
     changed = [
         f"{key} ({old.get(key)} then, {new.get(key)} now)" if key in PACKAGES else key

@@ -27,7 +27,7 @@ from tritserve.service.oip.rest.form import HEADER_LENGTH
 
 INFER = "/v2/models/random/infer"
 # Of the fixture, as `CHANNELS` has it.
-CHANNEL_SIZE, OUTPUT_SIZE, WINDOW, WINDOW_COST = 45, 52, 60, 6
+CHANNEL_SIZE, OUTPUT_SIZE, WINDOW, WINDOW_COST = 43, 52, 60, 6
 NOT_MINE = "this model joins its features; it cannot keep channels apart"
 
 
@@ -154,7 +154,7 @@ def test_a_model_that_joins_features_takes_neither_gaps_nor_channels_apart(engin
             assert (answer.status_code, error["row"], error["timestep"]) == (422, 0, 1)
             assert "valid number" in error["message"] or "must be finite" in error["message"]
         refused = await client.post(INFER, json={"inputs": oip_json(batch)})
-        assert refused.json() == {"error": "input 'values': data must be FP32 numbers"}
+        assert refused.json() == {"error": "input 'values' must have FP32 numbers as its data"}
         async for answer in answers_of(client, batch, channels="apart"):
             assert answer.status_code == 422
         whole = Sequences(walk(3, 18), np.array([9, 9]))

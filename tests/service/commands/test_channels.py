@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.builders import CHANNELS, random_packed
-from tritserve.model.data.dataset import write
+from tritserve.model.data.writing import write
 from tritserve.model.engine.engine import Engine
 from tritserve.model.packed.file import read
 from tritserve.model.pretrained import DEFAULT_MODEL
