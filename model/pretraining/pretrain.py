@@ -70,7 +70,8 @@ class _Pretraining:
             step=self.step,
             steps=self.steps,
         )
-        layers = self._measure(windows) if self.step % MEASURE_EVERY == 0 else {}
+        measured = self.step % MEASURE_EVERY == 0
+        layers = self.monitor.measure(self.step, self.learner, windows) if measured else {}
         told = {name: value.item() for name, value in losses.items()}
         return Step(self.step, self.steps, loss.item(), rate, layers, losses=told)
 
@@ -82,11 +83,6 @@ class _Pretraining:
         taken = torch.randint(len(self.pool), (recipe.schedule.batch_size,), generator=chance)
         series = self.pool[taken].float().repeat(2, 1)
         return normalize(change(series, shape.points, recipe.views, chance), recipe.views.floor)
-
-    def _measure(self, windows: Tensor) -> dict[str, dict[str, float]]:
-        figures = self.monitor.measure(self.step)
-        scales = self.monitor.activation_scales(self.learner, windows)
-        return {name: {**figures[name], "activation_scale": scales[name]} for name in figures}
 
     def state(self) -> dict[str, Any]:
         """Everything that a later step depends on."""

@@ -25,16 +25,20 @@ class Monitor:
         self._trits: dict[str, Tensor] = {}
         self._step = 0
 
-    def measure(self, step: int) -> dict[str, dict[str, float]]:
+    def measure(self, step: int, encode: nn.Module, *inputs: Tensor) -> dict[str, dict[str, float]]:
         """Figures of each layer since the last measurement.
 
         Args:
             step: how many steps have been taken.
+            encode: the module that the layers are in; it is called on the inputs.
+            *inputs: of a batch.
 
         Returns:
-            By layer: `zeros` and `positives`, shares of the weights; `weight_scale`; and, from
-            the second measurement on, `flips`: the share of weights that changed, per step.
+            By layer: `zeros` and `positives`, shares of the weights; `weight_scale`;
+            `activation_scale`, the mean over the inputs; and, from the second measurement on,
+            `flips`: the share of weights that changed, per step.
         """
+        scales = self._activation_scales(encode, *inputs)
         figures: dict[str, dict[str, float]] = {}
         for name, layer in self._layers.items():
             with torch.no_grad():
@@ -43,6 +47,7 @@ class Monitor:
                 "zeros": (trits == 0).float().mean().item(),
                 "positives": (trits > 0).float().mean().item(),
                 "weight_scale": scale.item(),
+                "activation_scale": scales[name],
             }
             if name in self._trits and step > self._step:
                 changed = (trits != self._trits[name]).float().mean().item()
@@ -59,7 +64,7 @@ class Monitor:
         """Continues from what `state` gave."""
         self._step, self._trits = state["step"], state["trits"]
 
-    def activation_scales(self, encode: nn.Module, *inputs: Tensor) -> dict[str, float]:
+    def _activation_scales(self, encode: nn.Module, *inputs: Tensor) -> dict[str, float]:
         """Mean activation scale of each layer when `encode` is called on `inputs`."""
         scales: dict[str, float] = {}
 

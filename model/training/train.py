@@ -117,14 +117,10 @@ class _Training:
             step=self.step,
             steps=self.steps,
         )
-        layers = self._measure(*inputs) if self.step % MEASURE_EVERY == 0 else {}
+        measured = self.step % MEASURE_EVERY == 0
+        layers = self.monitor.measure(self.step, self.learner.encoder, *inputs) if measured else {}
         seen = self.curve.measure(self.learner.encoder, self.step) if self.curve else None
         return Step(self.step, self.steps, loss.item(), rate, layers, seen)
-
-    def _measure(self, values: Tensor, lengths: Tensor) -> dict[str, dict[str, float]]:
-        figures = self.monitor.measure(self.step)
-        scales = self.monitor.activation_scales(self.learner.encoder, values, lengths)
-        return {name: {**figures[name], "activation_scale": scales[name]} for name in figures}
 
     def state(self) -> dict[str, Any]:
         """Everything that a later step depends on."""
