@@ -224,18 +224,18 @@ def weights(windows: LengthArray) -> FloatArray:
     return np.concatenate(parts).astype(np.float32)
 
 
-def signs(channel: int, width: int) -> FloatArray:
-    """`[width]` of -1 and 1: how a channel's numbers change sign before they are joined.
+def signs(count: int, width: int) -> FloatArray:
+    """`[count, width]` of -1 and 1: how each channel's numbers change sign before they are joined.
 
     The bits of SplitMix64 (Steele, Lea and Flood 2014), one set where the sign changes.
     """
-    x = np.uint64(channel << 32) + np.arange(-(-width // 64), dtype=np.uint64)
+    x = (np.arange(count)[:, None] * 2**32 + np.arange(-(-width // 64))).astype(np.uint64)
     with np.errstate(over="ignore"):
         x += np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x ^= x >> np.uint64(31)
-    bits = np.unpackbits(x.astype("<u8").view(np.uint8), bitorder="little")[:width]
+    bits = np.unpackbits(x.astype("<u8").view(np.uint8), axis=1, bitorder="little")[:, :width]
     return np.where(bits, np.float32(-1), np.float32(1))
 
 

@@ -101,9 +101,7 @@ class Sequences:
     @property
     def offsets(self) -> LengthArray:
         """`[batch + 1]` int64: sequence i is `values[offsets[i]:offsets[i + 1]]`."""
-        offsets = np.zeros(len(self.lengths) + 1, np.int64)
-        self.lengths.cumsum(out=offsets[1:])
-        return offsets
+        return running_total(self.lengths)
 
     def split(self) -> list[FloatArray]:
         """The sequences one by one, each `[seq_len, embed_dim]`, as views."""
@@ -199,6 +197,13 @@ def warn_if_transposed(sequences: Sequences, name: str) -> None:
             DataWarning,
             stacklevel=3,
         )
+
+
+def running_total(counts: LengthArray) -> LengthArray:
+    """`[n + 1]` int64: what the counts before each, `[n]` int64, add up to."""
+    total = np.zeros(len(counts) + 1, np.int64)
+    counts.cumsum(out=total[1:])
+    return total
 
 
 def to_float32(numbers: npt.NDArray[Any]) -> FloatArray:

@@ -114,7 +114,7 @@ class Reference:
 
     def _join(self, name: str, rows: FloatArray, count: int) -> FloatArray:
         """The channels of each sequence, `[batch * count, in]`, to one row, `[batch, out]`."""
-        signs = np.stack([channels.signs(c, rows.shape[1]) for c in range(count)])
+        signs = channels.signs(count, rows.shape[1])
         turned = (rows.reshape(-1, count, rows.shape[1]) * signs).reshape(rows.shape)
         products = self.layers[name](turned)
         width = products.shape[1]

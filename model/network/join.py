@@ -97,8 +97,8 @@ def _drawn(config: ModelConfig, in_features: int, out_features: int, weight: flo
 
 
 def _joined(layer: BitLinear, rows: Tensor, count: int) -> Tensor:
-    signs = np.stack([channels.signs(c, rows.shape[1]) for c in range(count)])
-    turned = rows.view(-1, count, rows.shape[1]) * torch.from_numpy(signs)
+    signs = torch.from_numpy(channels.signs(count, rows.shape[1]))
+    turned = rows.view(-1, count, rows.shape[1]) * signs
     products = layer(turned)
     width = products.shape[-1]
     moved = [products[:, c].roll(channels.moved(c, width), 1) for c in range(count)]

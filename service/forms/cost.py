@@ -7,9 +7,7 @@ the whole is one more. So that a thousand channels cost a thousand times as much
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from tritserve.model.sequences import LengthArray, Sequences
+from tritserve.model.sequences import LengthArray, Sequences, running_total
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,7 @@ class Cost:
 
     def offsets(self, sequences: Sequences) -> LengthArray:
         """`[batch + 1]` int64, what the sequences before each count."""
-        offsets = np.zeros(len(sequences) + 1, np.int64)
-        self.of(sequences).cumsum(out=offsets[1:])
-        return offsets
+        return running_total(self.of(sequences))
 
 
 TIMESTEPS = Cost()
