@@ -8,7 +8,8 @@ A series `v[0..n-1]` of one channel goes through
     3  cut into windows of at most `window` timesteps, as few and as equal as can be
     4  each window drawn at `points` points: between timesteps linearly where it has fewer, as means
        over equal spans of time where it has more
-    5  normalised by the window's own mean and deviation, which are not lost: see `levels`
+    5  normalised by the window's own mean and deviation, which are not lost: see `levels`; what the
+       shape then counts beside other channels', see `activity`
     6  patches of `patch` points, one token each: the points less their mean, the differences
        between neighbours over the window's deviation of them, the patch's mean, and the fourth root
        of its deviation, which tells small ones apart and needs no logarithm
@@ -159,6 +160,21 @@ def levels(series: Series, missing: npt.NDArray[np.float64], segments: int) -> F
     return weighted
 
 
+def activity(series: Series, calibrated: npt.NDArray[np.bool_]) -> FloatArray:
+    """What each channel's shape counts, for what hardly moves is mostly noise once normalised.
+
+    Args:
+        series: `[timesteps, channels]`, calibrated.
+        calibrated: `[channels]`, of which the deviation is known in general.
+
+    Returns:
+        `[channels]` float32: fourth root of the deviation, at most 1; 1 of other channels.
+    """
+    root = np.sqrt(np.sqrt(series.std(axis=0)))
+    counted: FloatArray = np.where(calibrated, np.minimum(1.0, root), 1.0).astype(np.float32)
+    return counted
+
+
 @dataclass(frozen=True, eq=False)
 class Read:
     """What the encoder reads of a batch, series by series: each sequence's channels in order.
@@ -166,11 +182,13 @@ class Read:
     Attributes:
         tokens: `[windows, tokens, token_size]` float32.
         windows: `[series]` int64, how many of them belong to each series.
+        activity: `[series]` float32.
         levels: `[series, levels]` float32.
     """
 
     tokens: FloatArray
     windows: LengthArray
+    activity: FloatArray
     levels: FloatArray
 
 
@@ -194,13 +212,12 @@ def read(
     if calibration is not None:
         known = min(channels, len(calibration[0]))
         center[:known], spread[:known] = calibration[0][:known], calibration[1][:known]
-    all_tokens, counts, all_levels = [], [], []
+    calibrated = np.arange(channels) < known
+    all_tokens, counts, all_activity, all_levels = [], [], [], []
     for part in Sequences(values, lengths).split():
         filled, missing = fill(part)
         series = (filled - center) / spread
-        floor = np.where(
-            np.arange(channels) < known, FLOOR, UNCALIBRATED_FLOOR * np.abs(series).max(axis=0)
-        )
+        floor = np.where(calibrated, FLOOR, UNCALIBRATED_FLOOR * np.abs(series).max(axis=0))
         cuts = windows(len(series), config.window)
         # [windows, channels, tokens, token_size], then channel by channel
         made = [
@@ -209,8 +226,14 @@ def read(
         ]
         all_tokens.append(np.stack(made).swapaxes(0, 1).reshape(-1, *made[0].shape[1:]))
         counts += [len(cuts)] * channels
+        all_activity.append(activity(series, calibrated))
         all_levels.append(levels(series, missing, config.segments))
-    return Read(np.concatenate(all_tokens), np.array(counts, np.int64), np.concatenate(all_levels))
+    return Read(
+        np.concatenate(all_tokens),
+        np.array(counts, np.int64),
+        np.concatenate(all_activity),
+        np.concatenate(all_levels),
+    )
 
 
 def weights(windows: LengthArray) -> FloatArray:

@@ -33,9 +33,9 @@ class Channels(BaseModel):
     """The longest window, in timesteps."""
     segments: int = Field(default=16, ge=1, le=256)
     """Spans of time whose means stand among the levels."""
-    shape_size: int = Field(default=384, ge=1, le=16_384)
+    shape_size: int = Field(default=768, ge=1, le=16_384)
     """Numbers of a joined embedding that tell of the channels' shapes."""
-    levels_size: int = Field(default=128, ge=1, le=16_384)
+    levels_size: int = Field(default=256, ge=1, le=16_384)
     """Numbers of a joined embedding that tell of their levels."""
 
     @model_validator(mode="after")

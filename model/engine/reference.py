@@ -105,6 +105,7 @@ class Reference:
         starts = np.cumsum(seen.windows) - seen.windows
         rows = np.add.reduceat(pooled * channels.weights(seen.windows)[:, None], starts)
         rows = (rows - self.tensors["join.mean"]) / self.tensors["join.std"]
+        rows = rows * seen.activity[:, None]
         count = values.shape[1]
         shapes = self._join("join.shape", rows, count)
         levels = self._join("join.levels", seen.levels, count)

@@ -285,7 +285,8 @@ class BitNet(nn.Module):
         assert self.join
         seen = channels.read(values.numpy(), lengths.numpy(), self.config.channels, calibration)
         rows = average_windows(self.embed_windows(torch.from_numpy(seen.tokens)), seen.windows)
-        joined: Tensor = self.join(rows, torch.from_numpy(seen.levels), values.shape[1])
+        activity, levels = torch.from_numpy(seen.activity), torch.from_numpy(seen.levels)
+        joined: Tensor = self.join(rows, activity, levels, values.shape[1])
         return joined
 
 

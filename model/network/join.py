@@ -1,7 +1,8 @@
 """The channels of a sequence into one embedding, whatever their number.
 
-    shape  = sum over channels c of  move_c(T @ (s_c * (pooled_c - mean) / std))  / sqrt(channels)
-    levels = sum over channels c of  move_c(U @ (s_c * levels_c))                 / sqrt(channels)
+    row_c  = activity_c * (pooled_c - mean) / std
+    shape  = sum over channels c of  move_c(T @ (s_c * row_c))     / sqrt(channels)
+    levels = sum over channels c of  move_c(U @ (s_c * levels_c))  / sqrt(channels)
 
 T and U are ternary and drawn at random, once: by Johnson and Lindenstrauss, distances survive such
 a projection (Achlioptas 2003, doi 10.1016/S0022-0000(03)00025-4, for weights of -1, 0 and 1). The
@@ -41,21 +42,20 @@ class Join(nn.Module):
         self.shape = _drawn(config, config.pooled_size, joined.shape_size, 1.0)
         self.levels = _drawn(config, joined.levels, joined.levels_size, LEVELS_WEIGHT)
 
-    def forward(self, rows: Tensor, levels: Tensor, count: int) -> Tensor:
+    def forward(self, rows: Tensor, activity: Tensor, levels: Tensor, count: int) -> Tensor:
         """Joins the channels of each sequence.
 
         Args:
             rows: `[batch * count, pooled_size]` float32.
+            activity: `[batch * count]` float32, what each row counts.
             levels: `[batch * count, levels]` float32.
             count: channels of a sequence.
 
         Returns:
             `[batch, joined_size]` float32.
         """
-        parts = [
-            _joined(self.shape, (rows - self.mean) / self.std, count),
-            _joined(self.levels, levels, count),
-        ]
+        shapes = (rows - self.mean) / self.std * activity[:, None]
+        parts = [_joined(self.shape, shapes, count), _joined(self.levels, levels, count)]
         joined: Tensor = torch.cat(parts, dim=1) / count**0.5
         return joined
 

@@ -53,7 +53,7 @@ class Graph(Table):
 class Prior(Table):
     """The synthetic series."""
 
-    series: int = Field(default=500_000, ge=1, le=100_000_000)
+    series: int = Field(default=250_000, ge=1, le=100_000_000)
     """How many are drawn, once; each step of the training takes some of them."""
     points: int = Field(default=256, ge=8, le=4_096)
     """Points of a series."""
@@ -104,7 +104,7 @@ class PretrainObjective(Table):
 class PretrainSchedule(Table):
     """How long and how fast to train: the rate warms up linearly, then falls as a cosine."""
 
-    steps: int = Field(default=10_000, ge=1)
+    steps: int = Field(default=4_000, ge=1)
     batch_size: int = Field(default=256, ge=2)
     """Series in a step; there are two views of each."""
     learning_rate: float = Field(default=2e-3, gt=0.0, le=1.0)
@@ -124,7 +124,7 @@ class PretrainRecipe(Table):
     name: str = Field(default="universal", min_length=1, max_length=MAX_NAME)
     """What a service calls the model."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    threads: int = Field(default=2, ge=1, le=MAX_THREADS)
+    threads: int = Field(default=1, ge=1, le=MAX_THREADS)
     """Torch threads; another number, as another kind of processor, may round sums differently and
     so train another model."""
     model: Annotated[ModelConfig, BeforeValidator(_over_universal)] = Field(

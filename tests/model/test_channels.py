@@ -136,6 +136,22 @@ def test_a_calibrated_model_sees_its_channels_in_their_own_units(packed):
     assert cosines(got, Engine(same).embed(values, lengths)).min() > 0.9999
 
 
+def test_the_shape_of_a_calibrated_channel_counts_by_how_much_it_moves(packed):
+    calibrated = parse(calibrate(packed[1], np.zeros(2, np.float32), np.ones(2, np.float32)))
+    values, lengths = walks(np.array([200]), 2, missing=0.0), np.array([200])
+    values /= values.std(axis=0)
+    size, shapes = packed[0].config.pooled_size, []
+    for deviation in (1.0, 4.0, 1 / 16):
+        moving = values * np.array([1.0, deviation], np.float32)
+        got = Engine(calibrated).embed(moving, lengths, apart=True)[0]
+        reference = Reference(calibrated).embed(moving, lengths)
+        assert cosines(Engine(calibrated).embed(moving, lengths), reference).min() > 0.9999
+        shapes.append(np.linalg.norm(np.split(got, 2)[1][:size]))
+    usual, much, little = shapes
+    assert much == pytest.approx(usual, rel=0.1)
+    assert little == pytest.approx(usual / 2, rel=0.1)
+
+
 @pytest.mark.parametrize("timesteps", [1, 5, 24, 60, 61, 1000, 100_000])
 def test_windows_cover_a_series_and_are_none_too_long(timesteps):
     cuts = channels.windows(timesteps, 60)

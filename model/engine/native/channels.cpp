@@ -13,10 +13,6 @@ constexpr double kLevelWeights[ChannelSettings::kLevels] = {2.4, 3.4, 1.8, 1.8, 
 constexpr double kSegmentWeight = 0.8;
 constexpr double kFloor = 0.05, kUncalibratedFloor = 1e-6, kStepFloor = 1e-3;
 
-struct Moments {
-  double mean, deviation;
-};
-
 Moments moments(const double* x, size_t n) {
   double sum = 0.0, squares = 0.0;
   for (size_t i = 0; i < n; ++i) sum += x[i];
@@ -64,11 +60,15 @@ void ChannelReader::read(const float* values, size_t stride, size_t timesteps,
   if (calibration.spread > 0.0) {
     for (double& v : series_) v = (v - calibration.center) / calibration.spread;
     floor_ = kFloor;
+    whole_ = moments(series_.data(), timesteps);
+    activity_ = static_cast<float>(std::min(1.0, fourth_root(whole_.deviation)));
     return;
   }
   double largest = 0.0;
   for (const double v : series_) largest = std::max(largest, std::fabs(v));
   floor_ = kUncalibratedFloor * largest;
+  whole_ = moments(series_.data(), timesteps);
+  activity_ = 1.0f;
 }
 
 // Missing values lie on the line between their neighbours, or hold the nearest at the ends.
@@ -161,13 +161,13 @@ void ChannelReader::tokens_of_window(size_t begin, size_t end, float* out) {
 
 void ChannelReader::levels(float* out) {
   const size_t n = series_.size();
-  const Moments whole = moments(series_.data(), n);
   const auto [lowest, highest] = std::minmax_element(series_.begin(), series_.end());
   double change = 0.0;
   for (size_t t = 1; t < n; ++t) change += std::fabs(series_[t] - series_[t - 1]);
   if (n > 1) change /= static_cast<double>(n - 1);
   const double rows[ChannelSettings::kLevels] = {
-      whole.mean, whole.deviation, *lowest, *highest, change, fourth_root(whole.deviation), missing_};
+      whole_.mean, whole_.deviation, *lowest, *highest, change, fourth_root(whole_.deviation),
+      missing_};
   for (size_t i = 0; i < ChannelSettings::kLevels; ++i)
     *out++ = static_cast<float>(squash(rows[i]) * kLevelWeights[i]);
   draw(0, n, s_.segments);

@@ -29,6 +29,10 @@ struct Calibration {
   double center = 0.0, spread = 0.0;
 };
 
+struct Moments {
+  double mean = 0.0, deviation = 0.0;
+};
+
 class ChannelReader {
  public:
   explicit ChannelReader(const ChannelSettings& settings) : s_(settings) {}
@@ -40,6 +44,8 @@ class ChannelReader {
   void tokens(float* out);
   // [levels]
   void levels(float* out);
+  // What the channel's shape counts.
+  float activity() const { return activity_; }
 
  private:
   using Series = std::vector<double>;
@@ -51,6 +57,8 @@ class ChannelReader {
   const ChannelSettings& s_;
   Series series_, drawn_, steps_;
   double floor_ = 0.0, missing_ = 0.0;
+  Moments whole_;
+  float activity_ = 1.0f;
 };
 
 }  // namespace tritserve

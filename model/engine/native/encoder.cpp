@@ -141,26 +141,29 @@ void Encoder::embed_channels(const float* values, size_t width, bool apart, floa
     size_t count = windows(last++);
     while (last < batch && count + windows(last) <= kGroupWindows) count += windows(last++);
     pooled_.resize((last - first) * pooled);
+    activity_.resize((last - first) * width);
     levels_.resize((last - first) * levels);
     pool_channels(values, width, first, last);
     for (size_t i = first; i < last; ++i, out += size) {
       values += static_cast<size_t>(given_lengths_[i]) * width;
-      const float* rows = pooled_.data() + (i - first) * pooled;
-      const float* own = levels_.data() + (i - first) * levels;
+      const Join::Channels channels{pooled_.data() + (i - first) * pooled,
+                                    activity_.data() + (i - first) * width,
+                                    levels_.data() + (i - first) * levels, width};
       if (apart)
-        join_->keep(rows, own, width, out);
+        join_->keep(channels, out);
       else
-        join_->join(rows, own, width, out);
+        join_->join(channels, out);
     }
   }
 }
 
-// Pooled rows and levels of all channels of sequences first .. last - 1.
+// Pooled rows, activity and levels of all channels of sequences first .. last - 1.
 void Encoder::pool_channels(const float* values, size_t width, size_t first, size_t last) {
   const Settings& s = model_.settings;
   const ChannelSettings& c = s.channels;
   const size_t token_floats = c.tokens() * c.token_size(), pooled = s.pooled_size();
   ChannelReader reader(c);
+  float* activity = activity_.data();
   float* levels = levels_.data();
   float* rows = pooled_.data();
   size_t count = 0;
@@ -183,6 +186,7 @@ void Encoder::pool_channels(const float* values, size_t width, size_t first, siz
       const bool known = channel < model_.calibration.size();
       reader.read(values + channel, width, timesteps,
                   known ? model_.calibration[channel] : Calibration{});
+      *activity++ = reader.activity();
       reader.levels(levels);
       const size_t n = c.windows(timesteps);
       if (count && count + n > kGroupWindows) flush();

@@ -62,7 +62,7 @@ class Encoder {
   // Where channels are seen one by one.
   std::unique_ptr<Join> join_;
   std::vector<int64_t> given_lengths_;
-  std::vector<float> tokens_, window_rows_, pooled_, levels_;
+  std::vector<float> tokens_, window_rows_, pooled_, activity_, levels_;
   std::vector<size_t> windows_;
 
   // Of the batch being computed.

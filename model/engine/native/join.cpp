@@ -42,9 +42,11 @@ Join::Join(const Model& model, const Kernels& kernels) : model_(model), kernels_
   codes_.grow(kMaxPanelGroup * padded(in, kByteStride) * kLanes);
 }
 
-void Join::standardize(const float* pooled, float* out) const {
-  kernels_.standardize(pooled, model_.pooled_mean.data(), model_.pooled_std.data(),
-                       model_.settings.pooled_size(), out);
+void Join::shape(const Channels& channels, size_t channel, float* out) const {
+  const size_t size = model_.settings.pooled_size();
+  kernels_.standardize(channels.pooled + channel * size, model_.pooled_mean.data(),
+                       model_.pooled_std.data(), size, out);
+  for (size_t i = 0; i < size; ++i) out[i] *= channels.activity[channel];
 }
 
 // out += the product of channels first .. first + count - 1, whose rows stand in rows_.
@@ -64,30 +66,32 @@ void Join::add(const Linear& linear, size_t first, size_t count, float* out) {
   }
 }
 
-void Join::join(const float* pooled, const float* levels, size_t channels, float* out) {
+void Join::join(const Channels& channels, float* out) {
   const Settings& s = model_.settings;
   const size_t wide = s.pooled_size(), narrow = s.channels.levels();
   std::fill(out, out + s.channels.joined_size(), 0.0f);
-  for (size_t first = 0; first < channels; first += kRows) {
-    const size_t count = std::min(kRows, channels - first);
+  for (size_t first = 0; first < channels.count; first += kRows) {
+    const size_t count = std::min(kRows, channels.count - first);
     rows_.zero();
     for (size_t r = 0; r < count; ++r)
-      standardize(pooled + (first + r) * wide, rows_.data() + r * row_stride(wide));
+      shape(channels, first + r, rows_.data() + r * row_stride(wide));
     add(model_.join_shape, first, count, out);
     rows_.zero();
     for (size_t r = 0; r < count; ++r)
-      std::copy_n(levels + (first + r) * narrow, narrow, rows_.data() + r * row_stride(narrow));
+      std::copy_n(channels.levels + (first + r) * narrow, narrow,
+                  rows_.data() + r * row_stride(narrow));
     add(model_.join_levels, first, count, out + s.channels.shape_size);
   }
-  const float root = std::sqrt(static_cast<float>(channels));
+  const float root = std::sqrt(static_cast<float>(channels.count));
   for (size_t i = 0; i < s.channels.joined_size(); ++i) out[i] /= root;
 }
 
-void Join::keep(const float* pooled, const float* levels, size_t channels, float* out) {
+void Join::keep(const Channels& channels, float* out) const {
   const Settings& s = model_.settings;
-  for (size_t c = 0; c < channels; ++c, out += s.channel_size()) {
-    standardize(pooled + c * s.pooled_size(), out);
-    std::copy_n(levels + c * s.channels.levels(), s.channels.levels(), out + s.pooled_size());
+  const size_t levels = s.channels.levels();
+  for (size_t c = 0; c < channels.count; ++c, out += s.channel_size()) {
+    shape(channels, c, out);
+    std::copy_n(channels.levels + c * levels, levels, out + s.pooled_size());
   }
 }
 

@@ -1,7 +1,7 @@
 // The channels of a sequence into one embedding, whatever their number.
 //
-// Each channel's pooled row, standardised, is multiplied by a ternary matrix, and so are its
-// levels. Before that its numbers change sign, and after it they move on round the embedding, by a
+// Each channel's pooled row, standardised and times its activity, is multiplied by a ternary matrix,
+// and so are its levels. Before that its numbers change sign, and after it they move on round the embedding, by a
 // rule for each channel, so that the sum over all of them still tells which was which. The sum is
 // divided by the root of their number.
 #pragma once
@@ -14,13 +14,21 @@ class Join {
  public:
   Join(const Model& model, const Kernels& kernels);
 
-  // pooled [channels, pooled_size] and levels [channels, levels] -> out [joined_size]
-  void join(const float* pooled, const float* levels, size_t channels, float* out);
-  // The same -> out [channels, channel_size], each channel for itself.
-  void keep(const float* pooled, const float* levels, size_t channels, float* out);
+  // What is known of the channels of a sequence.
+  struct Channels {
+    const float* pooled;    // [count, pooled_size]
+    const float* activity;  // [count]
+    const float* levels;    // [count, levels]
+    size_t count;
+  };
+
+  // -> out [joined_size]
+  void join(const Channels& channels, float* out);
+  // -> out [count, channel_size], each channel for itself.
+  void keep(const Channels& channels, float* out) const;
 
  private:
-  void standardize(const float* pooled, float* out) const;
+  void shape(const Channels& channels, size_t channel, float* out) const;
   void add(const Linear& linear, size_t first, size_t count, float* out);
 
   const Model& model_;
