@@ -61,9 +61,10 @@ def test_workflows_cover_the_pythons_and_machines_that_the_project_names():
     assert [machine["architecture"] for machine in machines] == built["linux"]["archs"]
 
 
-def test_the_tests_on_github_run_the_arm_kernels():
+def test_the_tests_on_github_run_the_arm_kernels_and_pgvector():
     commands = "\n".join(step.get("run", "") for step in steps(workflow("tests")))
-    assert {"g++-aarch64-linux-gnu", "qemu-user-static"} <= set(commands.split())
+    needed = {"g++-aarch64-linux-gnu", "qemu-user-static", "postgresql-16-pgvector"}
+    assert needed <= set(commands.split())
 
 
 def test_only_a_tag_publishes_and_only_what_publishes_may_ask_for_an_identity():
