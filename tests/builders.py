@@ -11,6 +11,7 @@ from tritserve.model.config import Channels, ModelConfig
 from tritserve.model.engine.engine import Engine
 from tritserve.model.network.bitnet import BitNet
 from tritserve.model.packed.content import PackedModel, unpack
+from tritserve.model.pretrained import EMBEDDED_MODELS
 from tritserve.model.sequences import Sequences
 from tritserve.model.training.export import export
 
@@ -39,6 +40,7 @@ CHANNELS = {
 SETTINGS = [dict(zip(_CHOICES, picks, strict=True)) for picks in product(*_CHOICES.values())]
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data"
+JAPANESE_VOWELS = EMBEDDED_MODELS["japanese-vowels"]
 ATTACKS = Path(__file__).parent / "attacks"
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from tests.builders import ROOT
 from tests.end_to_end.server import serving
-from tritserve.model.pretrained import DEFAULT_MODEL
 
 # Decembers of strong events, by NOAA's Oceanic Nino Index; that of 1997 is asked with.
 EL_NINO = {1957, 1965, 1972, 1982, 1986, 1987, 1991}
@@ -20,12 +19,8 @@ EL_NINO = {1957, 1965, 1972, 1982, 1986, 1987, 1991}
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    """Where the universal model is served."""
-    model = os.environ.get("EXAMPLE_MODEL")
-    if not model and DEFAULT_MODEL.stem != "universal":
-        pytest.skip("no universal model is embedded, and EXAMPLE_MODEL names none")
-    log = tmp_path_factory.mktemp("service") / "log"
-    with serving("--model", model or DEFAULT_MODEL, log=log) as (url, _):
+    """Where the embedded model is served."""
+    with serving(log=tmp_path_factory.mktemp("service") / "log") as (url, _):
         yield url
 
 
