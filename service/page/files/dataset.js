@@ -2,8 +2,8 @@
  * Files to one batch of sequences.
  *
  * A file is read to recordings `{name, values, cut, label, rowLabels}`, `values` float64
- * `[timesteps * width]`, NaN where one is missing. Those with `cut` are cut in windows, the others
- * are sequences as they are. A sequence is `{name, label, values, timesteps}`, `values` float32.
+ * `[timesteps * width]`, NaN where one is missing. Those with `cut` are cut in windows, named by
+ * their timesteps, the others are sequences as they are. A sequence is `{name, label, values, timesteps}`, `values` float32.
  */
 
 import { readCsv } from "./csv.js";
@@ -17,7 +17,8 @@ const MAX_SEQUENCES = 5000;
 
 /**
  * @param {File[]} files
- * @returns {Promise<{recordings, width: number, channels: ?string[], notes: string[]}>}
+ * @returns {Promise<{recordings, alone: boolean, width: number, channels: ?string[],
+ *   notes: string[]}>} alone where there is one file, whose name then says nothing
  * @throws {InputError} a file is wrong, or two do not go together
  */
 export async function readFiles(files) {
@@ -40,6 +41,7 @@ export async function readFiles(files) {
   }
   return {
     recordings: parts.flatMap(({ recordings }) => recordings),
+    alone: parts.length === 1,
     width: first.width,
     channels: first.channels,
     notes: parts.flatMap(({ notes }) => notes),
@@ -102,7 +104,7 @@ function fromArray({ shape, values, integers }, file) {
  * @param {number} hop from one window's start to the next
  * @throws {InputError} they are more than the page draws, or hold an infinite value
  */
-export function toSequences({ recordings, width }, length, hop) {
+export function toSequences({ recordings, alone, width }, length, hop) {
   const sequences = recordings.flatMap((recording) => {
     const { name, values, label, rowLabels, cut } = recording;
     const timesteps = values.length / width;
@@ -116,7 +118,9 @@ export function toSequences({ recordings, width }, length, hop) {
       const [from, to] = [i * hop, i * hop + length];
       const part = toFloat32(values.subarray(from * width, to * width), width, name, from);
       const own = rowLabels ? mostFrequent(rowLabels.slice(from, to)) : label;
-      return { name: `${name} ${from}–${to - 1}`, label: own, timesteps: length, values: part };
+      const window = `${from}–${to - 1}`;
+      const full = alone ? window : `${name} ${window}`;
+      return { name: full, label: own, timesteps: length, values: part };
     });
   });
   if (sequences.length > MAX_SEQUENCES) throw tooMany(sequences.length);

@@ -1,7 +1,8 @@
 /**
- * Embeddings as points: their directions, the two that vary most, and who is near whom.
+ * Embeddings as points: who is near whom, and where they lie on a plane.
  *
- * Everything is in double precision. Of `n` rows of `d` numbers, centred, the principal components
+ * Everything is in double precision. Each of the `d` numbers of an embedding is standardised over
+ * the batch, for they differ in scale; distances are Euclidean. The principal components of `n` rows
  * are eigenvectors of the smaller of X'X `[d, d]` and XX' `[n, n]`, found by subspace iteration:
  * multiply BLOCK vectors, turn them to the best within their span (Rayleigh-Ritz), orthonormalise.
  */
@@ -11,37 +12,43 @@ const MAX_STEPS = 300;
 // Of the largest eigenvalue, what the product with an eigenvector may be off.
 const TOLERANCE = 1e-9;
 const SWEEPS = 30;
+const FLOAT32_ROUNDING = 2 ** -23;
 
-/** Rows `[n * d]` scaled to unit length, so that their products are cosines; zero stays zero. */
-export function toUnit(rows, d) {
-  const unit = Float64Array.from(rows);
-  for (let start = 0; start < unit.length; start += d) {
-    const row = unit.subarray(start, start + d);
-    const norm = Math.sqrt(dot(row, row));
-    if (norm) row.forEach((value, i) => (row[i] = value / norm));
+/** Rows `[n * d]` with each column brought to mean 0 and deviation 1; a constant one becomes 0. */
+export function standardize(rows, d) {
+  const n = rows.length / d;
+  const standard = Float64Array.from(rows);
+  for (let column = 0; column < d; column++) {
+    let [mean, squares] = [0, 0];
+    for (let i = column; i < rows.length; i += d) mean += rows[i] / n;
+    for (let i = column; i < rows.length; i += d) squares += (rows[i] - mean) ** 2;
+    const deviation = Math.sqrt(squares / n);
+    const scale = deviation > FLOAT32_ROUNDING * Math.abs(mean) ? 1 / deviation : 0;
+    for (let i = column; i < rows.length; i += d) standard[i] = (rows[i] - mean) * scale;
   }
-  return unit;
+  return standard;
 }
 
-/** The `most` other rows whose cosines with row `i` are largest: `[{row, cosine}]`, best first. */
-export function neighbours(unit, d, i, most) {
-  const own = unit.subarray(i * d, (i + 1) * d);
+/** The `most` other rows that are nearest to row `i`: `[{row, distance}]`, nearest first. */
+export function neighbours(rows, d, i, most) {
   const others = [];
-  for (let row = 0; row < unit.length / d; row++) {
-    if (row !== i) others.push({ row, cosine: dot(own, unit.subarray(row * d, (row + 1) * d)) });
+  for (let row = 0; row < rows.length / d; row++) {
+    if (row === i) continue;
+    let squares = 0;
+    for (let k = 0; k < d; k++) squares += (rows[row * d + k] - rows[i * d + k]) ** 2;
+    others.push({ row, distance: Math.sqrt(squares) });
   }
-  return others.sort((a, b) => b.cosine - a.cosine || a.row - b.row).slice(0, most);
+  return others.sort((a, b) => a.distance - b.distance || a.row - b.row).slice(0, most);
 }
 
 /**
  * The first two principal components.
  *
- * @param {Float64Array} rows `[n * d]`
+ * @param {Float64Array} x `[n * d]`, its columns of mean 0
  * @returns {{points: [number, number][], shares: [number, number]}} a point a row, and which share
  *   of the variance each of the two has
  */
-export function project(rows, d) {
-  const x = centered(rows, d);
+export function project(x, d) {
   const n = x.length / d;
   const byRow = n < d;
   const matrix = byRow ? gram(x, n, d) : gram(transposed(x, n, d), d, n);
@@ -69,13 +76,6 @@ function dot(a, b) {
   let sum = 0;
   for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
   return sum;
-}
-
-function centered(rows, d) {
-  const n = rows.length / d;
-  const mean = new Float64Array(d);
-  rows.forEach((value, i) => (mean[i % d] += value / n));
-  return rows.map((value, i) => value - mean[i % d]);
 }
 
 function transposed(x, n, d) {

@@ -153,11 +153,11 @@ function summary(sequences) {
 }
 
 function told(about, { requests, timing, roundTrip, truncated }) {
-  const ms = (value) => `${value.toFixed(value < 10 ? 2 : 0)} ms`;
+  const time = (ms) => (ms < 1000 ? `${ms.toPrecision(3)} ms` : `${(ms / 1e3).toFixed(1)} s`);
   const lines = [
     `${about}.`,
-    `In ${count(requests, "request")}: ${ms(timing.total)} in the service, of that ` +
-      `${ms(timing.compute)} computing; ${ms(roundTrip)} from here and back.`,
+    `In ${count(requests, "request")}: ${time(timing.total)} in the service, of that ` +
+      `${time(timing.compute)} computing; ${time(roundTrip)} from here and back.`,
   ];
   if (truncated) lines.push(`Cut to what the model takes: ${count(truncated, "sequence")}.`);
   if (data.notes.length) lines.push(`Left out: ${data.notes.join("; ")}.`);

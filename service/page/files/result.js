@@ -1,7 +1,7 @@
 /** The embedded batch: its map, what is near whatever is pointed at, the series that were sent. */
 
 import { byId, count, html } from "./dom.js";
-import { neighbours, project, toUnit } from "./geometry.js";
+import { neighbours, project, standardize } from "./geometry.js";
 import { EmbeddingMap } from "./map.js";
 import { MAX_LINES, plot, scalesOf } from "./series.js";
 
@@ -38,14 +38,16 @@ export function showSeries(sequences, width) {
 export function showMap(rows, size) {
   const { sequences } = shown;
   const labels = sequences.map(({ label }) => label);
-  const unit = toUnit(rows, size);
-  const { points, shares } = project(unit, size);
-  Object.assign(shown, { unit, size });
+  const standard = standardize(rows, size);
+  const { points, shares } = project(standard, size);
+  Object.assign(shown, { standard, size });
   map.draw(points, sequences.map(titleOf), labels.map((label) => shown.hues.get(label) ?? null));
   const seen = Math.round(100 * (shares[0] + shares[1]));
+  const about =
+    `Two principal components, ${seen}% of the variance, of the embeddings with each number ` +
+    "standardised; distances are Euclidean. ";
   byId("map-caption").textContent =
-    `Two principal components of the embeddings, scaled to unit length: ${seen}% of their ` +
-    `variance. ${agreement(unit, size, labels)}`;
+    (seen ? about : "All embeddings are one point. ") + agreement(standard, size, labels);
   const spoken = `Map of ${count(sequences.length, "sequence")}; arrow keys move in it`;
   byId("map").setAttribute("aria-label", spoken);
   showLegend([...shown.hues.keys()], labels);
@@ -54,13 +56,13 @@ export function showMap(rows, size) {
 
 /** Shows a sequence and its neighbours. */
 function pick(row) {
-  const { sequences, unit, size } = shown;
-  const near = neighbours(unit, size, row, NEAREST);
+  const { sequences, standard, size } = shown;
+  const near = neighbours(standard, size, row, NEAREST);
   map.pick(row, near.map((other) => other.row));
-  const rows = near.map(({ row: other, cosine }) => {
+  const rows = near.map(({ row: other, distance }) => {
     const button = html("button", { type: "button", class: "neighbour" });
-    const figures = html("span", { class: "cosine" }, `cosine ${cosine.toFixed(4)}`);
-    button.append(drawing(sequences[other]), title(sequences[other]), figures);
+    const figure = html("span", { class: "distance" }, distance.toFixed(3));
+    button.append(drawing(sequences[other]), title(sequences[other]), figure);
     button.addEventListener("click", () => {
       pick(other);
       byId("detail").querySelector("button")?.focus();
@@ -69,7 +71,7 @@ function pick(row) {
   });
   const own = sequences[row];
   const head = html("div", { id: "picked" }, html("h3", {}, title(own)), drawing(own));
-  const list = rows.length ? [html("h4", {}, "Nearest"), html("ol", {}, ...rows)] : [];
+  const list = rows.length ? [html("h4", {}, "Nearest", html("span", {}, "distance")), html("ol", {}, ...rows)] : [];
   byId("detail").replaceChildren(head, ...list);
 }
 
@@ -91,10 +93,10 @@ function showLegend(kinds, labels) {
 }
 
 /** How often the nearest other sequence has the same label. */
-function agreement(unit, size, labels) {
+function agreement(standard, size, labels) {
   const n = labels.length;
   if (labels.includes(null) || new Set(labels).size < 2 || n * n * size > MOST_PRODUCTS) return "";
-  const nearest = (row) => neighbours(unit, size, row, 1)[0].row;
+  const nearest = (row) => neighbours(standard, size, row, 1)[0].row;
   const same = labels.filter((label, row) => labels[nearest(row)] === label);
   return `The nearest other sequence has the same label for ${same.length} of ${n}.`;
 }
