@@ -125,7 +125,7 @@ def test_a_contrast_fine_tunes_without_labels(start, dataset):
     asked = {name for name, weight in made.objective if weight}
     assert asked == {"contrast", "temperature", "label_smoothing"}
     losses = []
-    schedule = made.schedule.model_copy(update={"steps": 60})
+    schedule = made.schedule.model_copy(update={"steps": 60, "learning_rate": 0.01})
     train(made.model_copy(update={"schedule": schedule}), lambda step: losses.append(step.loss))
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
 
