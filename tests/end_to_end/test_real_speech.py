@@ -115,12 +115,10 @@ def test_the_command_embeds_files_as_the_service_does(url, tmp_path, form):
 
 def test_torch_and_the_engine_agree_on_real_speech(url, tmp_path):
     """The embedded file's weights in the torch model: cosine 0.9999 and more on every utterance."""
-    from tests.builders import torch_embed, unpacked_state  # noqa: PLC0415
-    from tritserve.model.network.bitnet import BitNet  # noqa: PLC0415
+    from tests.builders import torch_embed  # noqa: PLC0415
+    from tritserve.model.network.unpacking import from_packed  # noqa: PLC0415
 
-    packed = read(JAPANESE_VOWELS)
-    model = BitNet(packed.config).eval()
-    model.load_state_dict(unpacked_state(packed))
+    model = from_packed(read(JAPANESE_VOWELS)).eval()
     data = load(VOWELS, "test")
     with Client(url) as client:
         got = client.embed(data.sequences.split())

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.builders import CHANNELS, JAPANESE_VOWELS, random_packed
+from tritserve.model.data.dataset import load
 from tritserve.model.data.writing import write
 from tritserve.model.engine.engine import Engine
 from tritserve.model.packed.file import read
@@ -156,3 +157,40 @@ def test_calibrate_refuses_what_it_cannot_do_and_writes_nothing(model, dataset, 
     assert "is the data set" in refusal("calibrate", model, dataset, link)
     assert dataset.read_bytes() == before
     assert not out.exists()
+
+
+def with_missing(dataset, path):
+    arrays = dict(np.load(dataset))
+    arrays["train_values"][3, 1] = arrays["test_values"][25, 0] = np.nan
+    np.savez(path, **arrays)
+    return path
+
+
+def test_evaluate_and_calibrate_take_missing_values(model, dataset, tmp_path):
+    holes, out = with_missing(dataset, tmp_path / "holes.npz"), tmp_path / "out.safetensors"
+    assert "accuracy on 16 test sequences" in shown("evaluate", model, holes)
+    shown("calibrate", model, holes, out)
+    center, _ = read(out).calibration
+    values = np.load(holes)["train_values"].astype(np.float64)
+    np.testing.assert_allclose(center, np.nanmean(values, axis=0), rtol=1e-6)
+    told = refusal("evaluate", JAPANESE_VOWELS, holes)
+    assert "sequence 0, timestep 3, feature 1 is nan; values must be finite" in told
+    arrays = dict(np.load(holes))
+    arrays["train_values"][4, 0] = np.inf
+    np.savez(holes, **arrays)
+    for command in (("evaluate", model, holes), ("calibrate", model, holes, out)):
+        told = refusal(*command)
+        assert "sequence 0, timestep 4, feature 0 is inf; values must be finite, or NaN" in told
+
+
+def test_embed_keeps_channels_apart(model, dataset, tmp_path):
+    out = tmp_path / "out.npy"
+    told = shown("embed", dataset, out, "--split", "test", "--model", model, "--channels", "apart")
+    test = load(dataset, "test").sequences
+    expected = Engine.load(model).embed(test.values, test.lengths, apart=True)
+    assert np.load(out).tobytes() == expected.tobytes()
+    assert f"16 embeddings of {2 * read(model).config.channel_size} numbers" in told
+    values = np.zeros((1, 2, 12), np.float32)
+    np.save(tmp_path / "in.npy", values)
+    apart = ("embed", tmp_path / "in.npy", out, "--model", JAPANESE_VOWELS, "--channels", "apart")
+    assert "this model joins its features; it cannot keep channels apart" in refusal(*apart)
