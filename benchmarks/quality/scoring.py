@@ -21,7 +21,8 @@ def case_of(path: Path, seed: int, models: Path) -> Case:
 def complete(results: Results, row: Row, case: Case) -> None:
     """Adds the result of a row, and shows it, where it is missing or one of another recipe."""
     case = row.prepare(case)
-    if results.have(case.train.name, row.key, case.seed, row.fingerprint(case)):
+    there = results.recipes().get((case.train.name, row.key, case.seed))
+    if there == row.fingerprint(case):
         return
     result = score(row, case)
     results.append(result)
