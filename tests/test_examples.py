@@ -64,6 +64,8 @@ def printed(name, *arguments):
         capture_output=True,
         text=True,
         timeout=300,
+        # Threads of BLAS that wait for each other take minutes where other tests run beside.
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()
