@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from tests.builders import ROOT
 from tests.end_to_end.server import serving
+from tritserve.model.pretrained import EMBEDDED_MODELS
 from tritserve.service.page.routes import FILES
 
 PACKAGES = Path(sysconfig.get_path("purelib"))
@@ -137,7 +138,9 @@ def test_a_wheel_holds_one_name_and_no_native_source(whole, slim):
         assert "tritserve/py.typed" in place.files()
     sources = {".cpp", ".hpp", ".txt"}
     assert not [name for name in whole.files() if Path(name).suffix in sources]
-    assert "tritserve/model/pretrained/japanese-vowels.safetensors" in whole.files()
+    models = {f"tritserve/model/pretrained/{path.name}" for path in EMBEDDED_MODELS.values()}
+    assert len(models) > 1
+    assert models <= whole.files()
     page = {f"tritserve/service/page/files/{path.name}" for path in FILES.iterdir()}
     assert len(page) > 5
     assert page <= whole.files()
@@ -165,7 +168,7 @@ assert rows.tobytes() == np.load("rows.npy").tobytes()
     whole.python(engine)
     np.save(whole.work / "series.npy", np.full((1, 5, 12), 5, np.float32))
     for command in ([whole.bin / "tritserve"], [whole.bin / "python", "-m", "tritserve"]):
-        assert "japanese-vowels" in run(*command, "inspect", cwd=whole.work)
+        assert "universal" in run(*command, "inspect", cwd=whole.work)
         run(*command, "embed", "series.npy", "embedded.npy", cwd=whole.work)
         embedded = np.load(whole.work / "embedded.npy")
         assert embedded.tobytes() == np.load(whole.work / "rows.npy")[:1].tobytes()

@@ -7,6 +7,8 @@ import time
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 from tritserve.model.config import ModelConfig
 from tritserve.model.engine.engine import Engine, EngineError
 from tritserve.model.environment import available_processors
@@ -93,18 +95,20 @@ class ServedModel:
 
     def __init__(self, settings: Settings, engine: Engine, metrics: Metrics) -> None:
         model = engine.model
+        cost = cost_of(model.config)
+        longest = cost.of_lengths(np.array([model.config.max_timesteps], np.int64), channels=1)
         self.engine = engine
         self.limits = Limits(
             embed_dim=model.config.embed_dim,
             signature=model.signature,
-            cost=cost_of(model.config),
+            cost=cost,
             max_timesteps=model.config.max_timesteps,
             max_sequences=settings.max_sequences,
             max_request_timesteps=settings.max_request_timesteps
             or max(
                 settings.queue_timesteps // REQUESTS_IN_QUEUE,
                 settings.batch_timesteps,
-                model.config.max_timesteps,
+                int(longest[0]),
             ),
         )
         self.about: dict[str, Any] = {

@@ -24,11 +24,15 @@ class Cost:
 
     def of(self, sequences: Sequences) -> LengthArray:
         """`[batch]` int64, the timesteps that each sequence counts."""
+        return self.of_lengths(sequences.lengths, sequences.values.shape[1])
+
+    def of_lengths(self, lengths: LengthArray, channels: int) -> LengthArray:
+        """The same of sequences of `lengths [batch]` int64 and so many channels."""
         if self.window is None:
-            return sequences.lengths
-        windows: LengthArray = -(-sequences.lengths // self.window)
+            return lengths
+        windows: LengthArray = -(-lengths // self.window)
         windows += windows > 1
-        windows *= self.window_cost * sequences.values.shape[1]
+        windows *= self.window_cost * channels
         return windows
 
     def offsets(self, sequences: Sequences) -> LengthArray:

@@ -26,6 +26,7 @@ from tritserve.model.engine.calibration import channel_statistics
 from tritserve.model.network.bitnet import BitNet
 from tritserve.model.pretraining.recipe import read_pretrain_recipe
 from tritserve.model.training.checkpoint import Checkpoint, load, save
+from tritserve.model.training.scores import embed
 
 PAGE = ROOT / "docs" / "universal-quality.md"
 VOWELS = DATA / "JapaneseVowels.npz"
@@ -109,22 +110,18 @@ def test_a_run_that_is_no_row_is_an_error(tmp_path, recipe, differs, named):
         run_row(run_of(tmp_path / "run", recipe, **differs), recipe, tmp_path)
 
 
+@pytest.mark.parametrize("quantize", ["ternary", "none"])
 def test_an_encoder_is_told_the_training_split_s_channels_and_served_as_it_was_trained(
-    tmp_path, recipe
+    tmp_path, recipe, quantize
 ):
-    folder = run_of(tmp_path / "run", recipe)
+    folder = run_of(tmp_path / "run", recipe, quantize=quantize)
     case = case_of(VOWELS, 0, tmp_path)
     row, _ = run_row(folder, recipe, tmp_path)
     served = row.features(case)
-    calibration = channel_statistics(case.train.sequences.values)
+    trained = load(folder).model
+    trained.calibration = channel_statistics(case.train.sequences.values)
     for features, part in zip(served, (case.train, case.test), strict=True):
-        with torch.inference_mode():
-            trained = load(folder).model.embed_channels(
-                torch.from_numpy(part.sequences.values),
-                torch.from_numpy(part.sequences.lengths),
-                calibration,
-            )
-        np.testing.assert_allclose(features, trained.numpy(), rtol=0, atol=0.02)
+        np.testing.assert_allclose(features, embed(trained, part.sequences), rtol=0, atol=0.02)
 
 
 def test_random_weights_are_the_seed_s(tmp_path, recipe):

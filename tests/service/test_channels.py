@@ -19,6 +19,7 @@ from tritserve.model.channels import windows
 from tritserve.model.engine.calibration import calibrate
 from tritserve.model.engine.engine import Engine
 from tritserve.model.packed.file import PackedFileError, parse
+from tritserve.model.pretrained import DEFAULT_MODEL
 from tritserve.model.sequences import Sequences
 from tritserve.model.signature import Signature
 from tritserve.service.forms.cost import Cost
@@ -345,6 +346,15 @@ def test_info_and_the_protocol_tell_of_channels(by_channel):
         assert dims == [-1, -1]
 
     ask(by_channel, talk)
+
+
+def test_a_request_may_fill_an_eighth_of_the_queue_however_long_a_series_may_be():
+    async def talk(client):
+        limits = (await client.get("/info")).json()["limits"]
+        assert limits["max_timesteps"] == 2**20
+        assert limits["max_request_timesteps"] == limits["queue_timesteps"] // 8 == 125_000
+
+    ask(Engine.load(DEFAULT_MODEL), talk)
 
 
 def test_a_model_that_joins_features_tells_nothing_of_channels(engine):

@@ -23,11 +23,10 @@ from tritserve.model.packed.file import parse
 from tritserve.model.pretraining.pretrain import measure_rows
 from tritserve.model.pretraining.prior import draw_block
 from tritserve.model.pretraining.recipe import PretrainRecipe
-from tritserve.model.sequences import FloatArray, Sequences
 from tritserve.model.training.checkpoint import Checkpoint, load
 from tritserve.model.training.export import export
 from tritserve.model.training.run_folder import TENSORS
-from tritserve.model.training.scores import EVALUATION_BATCH
+from tritserve.model.training.scores import embed
 
 UNIVERSAL = Row("universal", "**universal, ternary**", bits="1.6")
 FLOAT = Row("universal-float", "universal, float twin", bits="32")
@@ -124,23 +123,6 @@ def _through_engine(model: PackedModel, case: Case) -> Features:
     return first, second
 
 
-@torch.inference_mode()
 def _through_torch(model: BitNet, case: Case) -> Features:
-    calibration = channel_statistics(case.train.sequences.values)
-
-    def of(sequences: Sequences) -> FloatArray:
-        rows = np.arange(len(sequences))
-        parts = [
-            sequences.select(rows[start : start + EVALUATION_BATCH])
-            for start in range(0, len(rows), EVALUATION_BATCH)
-        ]
-        embeddings = [
-            model.embed_channels(
-                torch.from_numpy(part.values), torch.from_numpy(part.lengths), calibration
-            )
-            for part in parts
-        ]
-        found: FloatArray = torch.cat(embeddings).numpy()
-        return found
-
-    return of(case.train.sequences), of(case.test.sequences)
+    model.calibration = channel_statistics(case.train.sequences.values)
+    return embed(model, case.train.sequences), embed(model, case.test.sequences)
