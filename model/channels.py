@@ -78,6 +78,13 @@ def windows(timesteps: int, window: int) -> list[slice]:
     return parts if count == 1 else [*parts, slice(0, timesteps)]
 
 
+def windows_each(sequences: Sequences, config: Channels) -> float:
+    """Mean number of windows that a sequence is seen in, those of all its channels."""
+    cuts = [len(windows(length, config.window)) for length in sequences.lengths.tolist()]
+    width: int = sequences.values.shape[1]
+    return width * float(np.mean(cuts))
+
+
 def draw(series: Series, points: int) -> Series:
     """Draws `[timesteps, channels]` at `points` points in time, float64 `[points, channels]`."""
     timesteps = len(series)

@@ -124,12 +124,12 @@ class Signature(BaseModel):
             return None
         position = {name: column for column, name in enumerate(names)}
         if len(position) < len(names):
-            raise FeatureError(f"the feature {_listed([_most_frequent(names)])} is named twice")
+            raise FeatureError(f"the feature {listed([_most_frequent(names)])} is named twice")
         missing = [name for name in ours if name not in position]
         unknown = sorted(position.keys() - set(ours))
         if missing or unknown:
             parts = [
-                f"{what} {_listed(found)}"
+                f"{what} {listed(found)}"
                 for what, found in (("missing", missing), ("unknown", unknown))
                 if found
             ]
@@ -147,7 +147,8 @@ def _most_frequent(names: Sequence[str]) -> str:
     return Counter(names).most_common(1)[0][0]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names as an error shows them: quoted, cut where they are long, only the first of many."""
     shown = [
         repr(name if len(name) <= MAX_LETTERS else name[:MAX_LETTERS] + "...") for name in names
     ]

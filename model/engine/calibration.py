@@ -5,6 +5,7 @@ first channels; levels are then told in spreads from the center, and what varies
 spread counts as little.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,18 +15,28 @@ from tritserve.model.errors import UserError
 from tritserve.model.packed.content import PackedModel
 from tritserve.model.packed.file import parse, serialize
 from tritserve.model.sequences import FloatArray
-from tritserve.model.signature import NO_SIGNATURE, Signature
+from tritserve.model.signature import NO_SIGNATURE, Signature, listed
 
 
 class CalibrationError(UserError):
     """A model that cannot be calibrated, or channels that it cannot be calibrated by."""
 
 
-def channel_statistics(values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Mean and deviation of each channel of `[timesteps, channels]`; NaN counts as missing.
+def channel_statistics(
+    values: FloatArray, names: Sequence[str] = ()
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and deviation of each channel.
+
+    Args:
+        values: `[timesteps, channels]` float32, NaN where a value is missing.
+        names: of the channels, where they are known.
+
+    Returns:
+        Both `[channels]` float32, the deviation above zero.
 
     Raises:
-        CalibrationError: a channel has no value, or one value only.
+        CalibrationError: a channel has no value, or one value only: in what spreads it will vary
+            cannot be known.
     """
     known = np.isfinite(values)
     numbers = np.where(known, values, 0.0).astype(np.float64)
@@ -34,11 +45,10 @@ def channel_statistics(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     spread = np.sqrt(
         (np.where(known, numbers - center, 0.0) ** 2).sum(axis=0) / np.maximum(counts, 1)
     )
-    flat = np.flatnonzero(~(spread.astype(np.float32) > 0))
-    if len(flat):
-        raise CalibrationError(
-            f"channel {flat[0]} does not vary in the data; calibrate by data where it does"
-        )
+    flat = np.flatnonzero(~(spread.astype(np.float32) > 0)).tolist()
+    if flat:
+        which = listed([names[channel] for channel in flat]) if names else str(flat)
+        raise CalibrationError(f"channels that do not vary in the data: {which}; leave them out")
     return center.astype(np.float32), spread.astype(np.float32)
 
 

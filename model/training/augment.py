@@ -85,4 +85,6 @@ def _warp(
     high = np.minimum(low + 1, len(x) - 1)
     share = (at - low)[:, None].astype(np.float32)
     warped: FloatArray = x[low] * (1 - share) + x[high] * share
-    return warped
+    # Beside a missing value the nearer timestep counts alone, or as much again would be missing.
+    nearer = np.where(share < 0.5, x[low], x[high])
+    return np.where(np.isnan(warped), nearer, warped)

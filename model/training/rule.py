@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tritserve.model.channels import windows
-from tritserve.model.config import MAX_NAME, MAX_STRIDE, MAX_TIMESTEPS, Channels, Quantize
+from tritserve.model.channels import windows_each
+from tritserve.model.config import MAX_NAME, MAX_STRIDE, MAX_TIMESTEPS, Quantize
 from tritserve.model.data.dataset import DataError, Dataset, load
 from tritserve.model.data.split import hold_out
 from tritserve.model.errors import DataWarning
-from tritserve.model.pretrained import EMBEDDED_MODELS
-from tritserve.model.sequences import Sequences, warn_if_transposed
+from tritserve.model.sequences import warn_if_transposed
 from tritserve.model.training.objective import idle_fields
 from tritserve.model.training.recipe import (
     FINE_TUNING_RATE,
@@ -30,8 +29,6 @@ from tritserve.model.training.recipe import (
 from tritserve.model.training.start import read_start
 
 UNIVERSAL = "universal"
-# A training split of at most so many sequences begins with the universal encoder.
-MOST_TO_FINE_TUNE = 0
 # Longer sequences are averaged in time to about so many timesteps.
 TIMESTEPS = 64
 # A step costs about the same whatever the length of the sequences, or their channels.
@@ -44,20 +41,18 @@ MIN_STEPS, MIN_EPOCHS = 800, 10
 LEARNING_RATE = 3e-3
 
 
-def better_start(dataset: Path | str) -> str | None:
-    """What the better recipe for a data set starts from, as `recipe_for` takes it.
+def default_start(dataset: Path | str) -> str | None:
+    """What a recipe for a data set starts from, as `recipe_for` takes it, if none is asked for.
 
-    It is the universal encoder where there are few sequences or values are missing.
+    It is the universal encoder where values of the training split are missing, which a model of
+    features does not take; elsewhere random weights.
 
     Raises:
         OSError: the data set cannot be read.
         DataError: it is not of the form in `data/README.md`.
     """
-    sequences = load(dataset, "train", missing=True).sequences
-    few = len(sequences) <= MOST_TO_FINE_TUNE
-    if UNIVERSAL in EMBEDDED_MODELS and (few or np.isnan(sequences.values).any()):
-        return UNIVERSAL
-    return None
+    values = load(dataset, "train", missing=True).sequences.values
+    return UNIVERSAL if np.isnan(values).any() else None
 
 
 def recipe_for(
@@ -103,7 +98,7 @@ def recipe_for(
     channels = packed.config.channels if packed else None
     if channels:
         stride, model = 1, {}
-        fitting = WINDOWS_PER_BATCH / _windows_each(data.sequences, channels)
+        fitting = WINDOWS_PER_BATCH / windows_each(data.sequences, channels)
         min_steps, learning_rate = FINE_TUNING_STEPS, FINE_TUNING_RATE
     else:
         stride = int(np.clip(round(float(lengths.mean()) / TIMESTEPS), 1, MAX_STRIDE))
@@ -151,13 +146,6 @@ def _small_model(longest: int, stride: int, quantize: Quantize) -> dict[str, Any
         "stride": stride,
         "differences": 2,
     }
-
-
-def _windows_each(sequences: Sequences, channels: Channels) -> float:
-    """Of how many windows a sequence is, on the mean, where channels are seen one by one."""
-    cuts = [len(windows(length, channels.window)) for length in sequences.lengths.tolist()]
-    width: int = sequences.values.shape[1]
-    return width * float(np.mean(cuts))
 
 
 def _to_train_on(data: Dataset, seed: int) -> tuple[Dataset, float]:

@@ -33,14 +33,14 @@ class Statistics:
 
 
 def fit(
-    encoder: BitNet, sequences: Sequences, scored: dict[str, Dataset]
+    encoder: BitNet, data: Dataset, scored: dict[str, Dataset]
 ) -> tuple[FloatArray, FloatArray]:
     """Tells an encoder the level and scale of what it will be trained on.
 
     Args:
         encoder: standardises its inputs by them, or is calibrated where it sees channels one by
             one.
-        sequences: to train on.
+        data: what it will be trained on.
         scored: other parts, by name.
 
     Returns:
@@ -53,9 +53,11 @@ def fit(
     """
     config = encoder.config
     if config.channels:
-        encoder.calibration = channel_statistics(sequences.values)
+        encoder.calibration = channel_statistics(
+            data.sequences.values, data.signature.feature_names
+        )
         return encoder.calibration
-    found = input_statistics(sequences, config.stride, config.differences)
+    found = input_statistics(data.sequences, config.stride, config.differences)
     encoder.standardize.mean.copy_(torch.from_numpy(found.mean))
     encoder.standardize.std.copy_(torch.from_numpy(found.divisor))
     check = ValueCheck(

@@ -75,7 +75,7 @@ class _Training:
             else None
         )
         encoder = from_packed(self.start) if self.start else BitNet(self.config)
-        self.statistics = fit(encoder, self.data.sequences, self.scored)
+        self.statistics = fit(encoder, self.data, self.scored)
         self.learner = Learner(encoder, self.whole.classes, recipe.objective)
         schedule = recipe.schedule
         self.optimizer = make_optimizer(self.learner, schedule.learning_rate, schedule.weight_decay)

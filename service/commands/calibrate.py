@@ -29,7 +29,7 @@ def calibrate(model: Path, dataset: Path, out: Path) -> None:
         raise FileError(f"{out} is the data set; write the model to another file")
     packed = read(model)
     data = load(dataset, "train", missing=packed.config.channels is not None)
-    center, spread = channel_statistics(data.sequences.values)
+    center, spread = channel_statistics(data.sequences.values, data.signature.feature_names)
     # Classes are what a model was trained on; this one was not.
     meaning = data.signature.model_copy(update={"classes": ()})
     content = calibrated(packed, center, spread, meaning)

@@ -9,7 +9,7 @@ import click
 from tritserve.model.pretrained import EMBEDDED_MODELS
 from tritserve.model.replace import replace_file
 from tritserve.model.training.recipe import to_toml
-from tritserve.model.training.rule import better_start, recipe_for
+from tritserve.model.training.rule import default_start, recipe_for
 from tritserve.service.commands.arguments import file_argument
 
 NOTHING = "nothing"
@@ -30,7 +30,8 @@ _VALIDATION = (
     "--start",
     metavar="NAME|FILE|nothing",
     help="What training begins with: the weights of an embedded model or of a packed file that see "
-    "channels one by one, or random ones. If not given, the better by the size of the data.",
+    "channels one by one, or random ones. If not given, random ones, but those of universal where "
+    "values are missing.",
 )
 @click.option(
     "--quantize",
@@ -63,7 +64,7 @@ def recipe(
     if quantize and start not in (None, NOTHING):
         raise click.ClickException(f"the weights are those of {start}; leave --quantize out")
     if start is None and quantize is None:
-        start = better_start(dataset)
+        start = default_start(dataset)
     made = recipe_for(
         dataset,
         start=None if start == NOTHING else start,

@@ -116,3 +116,13 @@ def test_a_missing_value_stays_missing_and_mixes_into_nothing():
         np.random.default_rng(0),
     )
     np.testing.assert_array_equal(np.isnan(mixed.values), np.isnan(batch.values))
+
+
+def test_a_warp_spreads_no_missing_values():
+    batch = random_batch([100] * 100, 3)
+    missing = np.random.default_rng(1).random(batch.values.shape) < 0.1
+    batch.values[missing] = np.nan
+    mean, std = np.zeros(3, np.float32), np.ones(3, np.float32)
+    for warp in (0.1, 0.5):
+        warped = augment(batch, Augmentation(warp=warp), mean, std, 200, np.random.default_rng(0))
+        assert np.isnan(warped.values).mean() == pytest.approx(missing.mean(), abs=0.01)

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.builders import CHANNELS, DATA, random_packed
+from tests.builders import CHANNELS, DATA, random_batch, random_packed
+from tritserve.model.channels import windows
 from tritserve.model.data.writing import write
 from tritserve.model.engine.calibration import CalibrationError, channel_statistics
+from tritserve.model.network.unpacking import from_packed
 from tritserve.model.packed.file import read
 from tritserve.model.pretrained import EMBEDDED_MODELS
-from tritserve.model.training import rule
 from tritserve.model.training.checkpoint import load, save
 from tritserve.model.training.export import export
 from tritserve.model.training.recipe import Recipe, RecipeError, Schedule, read_recipe, to_toml
-from tritserve.model.training.rule import better_start, recipe_for
+from tritserve.model.training.rule import recipe_for
+from tritserve.model.training.scores import EVALUATION_BATCH, embed
 from tritserve.model.training.train import train
 from tritserve.service.commands.cli import main
 
@@ -236,9 +238,28 @@ def test_a_start_brings_its_own_configuration(tmp_path):
         read_recipe(path)
 
 
+def test_sequences_of_many_windows_are_embedded_a_few_at_once(start):
+    model = from_packed(read(start))
+    embed_windows, at_once = model.embed_windows, []
+
+    def watched(tokens):
+        at_once.append(len(tokens))
+        return embed_windows(tokens)
+
+    model.embed_windows = watched
+    window = model.config.channels.window
+    for timesteps in (window, 50 * window):
+        at_once.clear()
+        embed(model, random_batch([timesteps] * 20, 2))
+        each = 2 * len(windows(timesteps, window))
+        assert sum(at_once) == 20 * each
+        assert max(at_once) <= max(EVALUATION_BATCH, each)
+
+
 def test_a_channel_that_does_not_vary_is_an_error(start, tmp_path):
-    write(tmp_path / "flat.npz", [np.c_[np.arange(9.0), np.ones(9)]] * 4, [0, 1, 0, 1])
-    with pytest.raises(CalibrationError, match="channel 1 does not vary"):
+    flat = [np.c_[np.arange(9.0), np.ones(9)]] * 4
+    write(tmp_path / "flat.npz", flat, [0, 1, 0, 1], feature_names=["speed", "lid"])
+    with pytest.raises(CalibrationError, match="not vary in the data: 'lid'; leave them out"):
         train(recipe(start, tmp_path / "flat.npz"))
 
 
@@ -251,19 +272,10 @@ def test_only_the_training_part_calibrates(start):
     assert set(made.training["scores"]) == {"validation_probe_accuracy", "test_probe_accuracy"}
 
 
-def test_the_rule_starts_where_there_are_few_sequences_or_values_missing(
-    dataset, start, monkeypatch
-):
-    assert better_start(VOWELS) is None
-    monkeypatch.setitem(EMBEDDED_MODELS, "universal", start)
-    for most, found in ((269, None), (270, "universal")):
-        monkeypatch.setattr(rule, "MOST_TO_FINE_TUNE", most)
-        assert better_start(VOWELS) == found
-    monkeypatch.setattr(rule, "MOST_TO_FINE_TUNE", 0)
-    assert better_start(dataset) == "universal"
+def test_a_recipe_starts_from_universal_where_values_are_missing_or_it_is_asked_for(dataset):
+    assert "start" not in run("recipe", VOWELS).output
+    assert 'start = "universal"' in run("recipe", VOWELS, "--start", "universal").output
     assert 'start = "universal"' in run("recipe", dataset).output
-    monkeypatch.setattr(rule, "MOST_TO_FINE_TUNE", 270)
-    assert "start" not in run("recipe", VOWELS, "--start", "nothing").output
     assert 'quantize = "binary"' in run("recipe", VOWELS, "--quantize", "binary").output
     told = run("recipe", VOWELS, "--start", "universal", "--quantize", "binary").output
     assert "the weights are those of universal; leave --quantize out" in told

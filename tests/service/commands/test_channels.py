@@ -149,8 +149,11 @@ def test_calibrate_refuses_what_it_cannot_do_and_writes_nothing(model, dataset, 
     told = refusal("calibrate", JAPANESE_VOWELS, dataset, out)
     assert "was trained on features of its own, with their level and scale" in told
     flat = tmp_path / "flat.npz"
-    write(flat, [np.c_[np.arange(9.0), np.ones(9)]])
-    assert "channel 1 does not vary in the data" in refusal("calibrate", model, flat, out)
+    constant = np.c_[np.ones(9), np.arange(9.0), np.full(9, -0.1)]
+    for names, which in ((None, "[0, 2]"), (["fan", "speed", "lid"], "'fan', 'lid'")):
+        write(flat, [constant], feature_names=names)
+        told = refusal("calibrate", model, flat, out)
+        assert f"channels that do not vary in the data: {which}; leave them out" in told
     before = dataset.read_bytes()
     link = tmp_path / "link.npz"
     os.link(dataset, link)
