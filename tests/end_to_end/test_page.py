@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 from playwright.sync_api import expect, sync_playwright
 
-from tests.builders import CHANNELS, npy, random_packed
+from tests.builders import CHANNELS, JAPANESE_VOWELS, npy, random_packed
 from tests.end_to_end.server import serving
 from tritserve.service.page.routes import FILES
 
@@ -39,16 +39,17 @@ def browser():
 
 @pytest.fixture(scope="module")
 def urls(tmp_path_factory):
-    """Two services: the embedded model, and one of any number of channels behind a key."""
+    """Services: of twelve channels, of any number of them behind a key, and the default."""
     folder = tmp_path_factory.mktemp("page")
     random_packed(folder / "model", **CHANNELS)
     keyed = {"TRITSERVE_API_KEYS": KEY, "TRITSERVE_MAX_SEQUENCES": str(MOST)}
     with ExitStack() as stack:
-        vowels, _ = stack.enter_context(serving(log=folder / "vowels"))
+        default, _ = stack.enter_context(serving(log=folder / "default"))
+        vowels, _ = stack.enter_context(serving("--model", JAPANESE_VOWELS, log=folder / "vowels"))
         channels, _ = stack.enter_context(
             serving("--model", folder / "model", log=folder / "channels", environment=keyed)
         )
-        yield {"vowels": vowels, "channels": channels}
+        yield {"default": default, "vowels": vowels, "channels": channels}
 
 
 @contextmanager
@@ -176,6 +177,14 @@ def test_the_page_shows_what_is_served(vowels_page, urls):
         np.testing.assert_allclose(np.array(heights) / sum(heights), layer["shares"], atol=1e-6)
 
 
+def test_the_default_model_maps_what_ships_with_the_page(browser, urls):
+    with opened(browser, urls["default"]) as page:
+        expect(page.locator("#wanted")).to_contain_text("any number of channels")
+        page.get_by_role("button", name="Japanese vowels").click()
+        expect(page.get_by_role("status")).to_have_text("45 sequences embedded")
+        expect(page.locator("#map .point")).to_have_count(45)
+
+
 def test_a_dropped_csv_is_a_map_whose_neighbours_are_numpys(vowels_page, urls):
     tensors = sent_by(vowels_page, lambda: drop(vowels_page, "mine.csv", vowels()))
     rows = embed(urls["vowels"], tensors)
@@ -220,6 +229,10 @@ ALL = "abcdefghijkl"
 WRONG = [
     ("x.csv", "a,b,c\n1,2,3\n", "3 channels (a, b, c); japanese-vowels takes 12"),
     ("x.csv", "1,2\n3,4\n", "must name the columns"),
+    ("x.csv", "0.5,nan,1.2\n1,2,3\n", "must name the columns"),
+    ("x.csv", "0.5,,1.2\n1,2,3\n", "must name the columns"),
+    ("x.csv", "1,,NA\n1,2,3\n", "must name the columns"),
+    ("x.csv", "nan,3,walk\n1,2,run\n", "must name the columns"),
     ("x.csv", "a,b\n1,2\n1,no\n", '"no" in row 3, column "b" of x.csv'),
     ("x.csv", "a,b\n1,2\n1\n", "row 3 of x.csv has 1 cell; the header has 2"),
     ("x.csv", "a,a\n1,2\n", 'two columns named "a"'),
@@ -232,12 +245,15 @@ WRONG = [
     ("x.json", "[[[1, 2], [3]]]", "timestep 1 of sequence 0 of x.json is a list of 1"),
     ("x.json", '[[["1"]]]', 'holds "1"'),
     ("x.json", '{"sequences": [[[1]]], "labels": []}', "must be a list of 1"),
+    ("x.json", "[[1, 2, 3], 5, null]", "sequence 1 of x.json must be a list"),
     ("x.json", '{"sequence": []}', 'has "sequence"'),
     ("x.json", "[[[NaN]]]", "is no JSON"),
     ("x.npy", npy(np.zeros((2, 2, 2, 2))), "has shape [2, 2, 2, 2]"),
     ("x.npy", npy(np.zeros(3))[:-1], "23 bytes after its header"),
     ("x.npy", npy(np.array(["no"])), "must be float32"),
     ("x.npy", npy(np.array([2**24 + 1])), "would round"),
+    ("x.npy", npy(np.array([2**53 + 1])), "would round"),
+    ("x.npy", npy(np.array([2**64 - 1], np.uint64)), "would round"),
     ("x.png", b"\x89PNG\r\n\x1a\n\0", "x.png is neither npy nor CSV or JSON"),
 ]
 
@@ -260,12 +276,45 @@ def test_what_the_service_refuses_is_told_by_the_sequences_name(browser, urls):
         expect(page.get_by_role("alert")).to_be_hidden()
 
 
+LATE = """() => {
+    const read = File.prototype.arrayBuffer;
+    const late = new Promise((_, reject) => {
+        globalThis.fail = () => reject(new DOMException("gone", "NotFoundError"));
+    });
+    File.prototype.arrayBuffer = function () {
+        return this.name === "late.csv" ? late : read.call(this);
+    };
+}"""
+
+
+def test_a_file_that_cannot_be_read_is_told_unless_another_came_since(channels_page):
+    channels_page.evaluate(LATE)
+    choose(channels_page, late__csv="x\n1\n")
+    choose(channels_page, x__csv="x\n1\n2\n")
+    expect(channels_page.locator("#result")).to_be_visible()
+    channels_page.evaluate("fail()")
+    expect(channels_page.locator("#result")).to_be_visible()
+    expect(channels_page.get_by_role("alert")).to_be_hidden()
+    choose(channels_page, late__csv="x\n1\n")
+    expect(channels_page.get_by_role("alert")).to_contain_text("late.csv cannot be read")
+
+
+def test_an_example_that_does_not_come_is_told(browser, urls):
+    with opened(browser, urls["vowels"], complaints=["503"]) as page:
+        page.route("**/page/vowels.csv", lambda route: route.fulfill(status=503))
+        page.get_by_role("button", name="Japanese vowels").click()
+        expect(page.get_by_role("alert")).to_contain_text("the answer is 503")
+        expect(page.locator("#result")).to_be_hidden()
+
+
 def test_a_key_is_asked_for_and_kept_in_the_tab(browser, urls):
     with opened(browser, urls["channels"], complaints=["401"]) as page:
         expect(page.get_by_label("This service asks for an API key")).to_be_focused()
         expect(page.locator("#input")).to_be_hidden()
         give_key(page, "wrong")
         expect(page.get_by_role("alert")).to_contain_text("does not take this key")
+        give_key(page, "schlüssel-☃")
+        expect(page.get_by_role("alert")).to_contain_text("outside Latin-1")
         give_key(page, KEY)
         expect(page.locator("#wanted")).to_contain_text("any number of channels")
         expect(page.get_by_role("alert")).to_be_hidden()
@@ -296,6 +345,21 @@ def test_a_recording_is_cut_in_windows_and_its_gaps_are_sent(channels_page):
     assert again["lengths"].tolist() == [4] * 4
 
 
+SPARSE = [
+    ("x\n1\n\n3\n\n\n", [[1], [np.nan], [3]]),
+    ('x\n1.0\n""\n3.0\n""', [[1], [np.nan], [3], [np.nan]]),
+    ("\nx,y\n1,2\n\n3,4\n", [[1, 2], [3, 4]]),
+    (",0,1\n0,5,6\n1,7,8\n", [[5, 6], [7, 8]]),
+    ("Na,K\n1,2\n", [[1, 2]]),
+]
+
+
+def test_rows_of_a_csv_are_timesteps_though_lines_are_empty(channels_page):
+    for csv, expected in SPARSE:
+        tensors = sent_by(channels_page, lambda csv=csv: choose(channels_page, x__csv=csv))
+        np.testing.assert_array_equal(tensors["values"], expected)
+
+
 def hop_by(page, hop):
     page.get_by_label("Hop to the next").fill(hop)
     page.get_by_label("Hop to the next").press("Tab")
@@ -307,6 +371,7 @@ ARRAYS = [
     np.arange(24, dtype=">f8").reshape(2, 4, 3),
     np.arange(-4, 4).reshape(2, 4),
     np.array([1, np.nan, 3]),
+    np.array([2**60, -(2**63)]),
 ]
 
 

@@ -21,8 +21,8 @@ export function readCsv(text, file) {
     throw new InputError(`${file} needs a row that names its columns, and rows of numbers below`);
   }
   const names = header.cells.map((cell) => cell.trim());
-  if (names.every((name) => !MISSING.test(name) && !Number.isNaN(Number(name)))) {
-    throw new InputError(`the first row of ${file} has only numbers; it must name the columns`);
+  if (names.every(isValue) || names.some(isNoName)) {
+    throw new InputError(`the first row of ${file} holds numbers; it must name the columns`);
   }
   for (const { cells, number } of rows) {
     if (cells.length !== names.length) {
@@ -61,7 +61,12 @@ export function readCsv(text, file) {
     const rowLabels = label < 0 ? null : labels(rows);
     recordings = [{ name: file, values: values(rows), rowLabels, cut: true, label: null }];
   } else {
-    const groups = Map.groupBy(rows, ({ cells }) => cells[id].trim());
+    const groups = new Map();
+    for (const row of rows) {
+      const name = row.cells[id].trim();
+      if (!groups.has(name)) groups.set(name, []);
+      groups.get(name).push(row);
+    }
     recordings = [...groups].map(([name, chosen]) => {
       const given = label < 0 ? [] : [...new Set(labels(chosen))];
       if (given.length > 1) {
@@ -73,10 +78,18 @@ export function readCsv(text, file) {
   return { recordings, channels: channels.map((column) => names[column]), notes };
 }
 
+const isNumber = (text) => text !== "" && !Number.isNaN(Number(text));
+
+// pandas writes its index without a name, and columns that nobody named as 0, 1, 2.
+const isValue = (name, column) =>
+  isNumber(name) || (MISSING.test(name) && (name !== "" || column > 0));
+// Not all of MISSING: Na is sodium.
+const isNoName = (name) =>
+  /^([-+]?nan|null)$/i.test(name) || (isNumber(name) && !Number.isInteger(Number(name)));
+
 function roleOf(name) {
   const lower = name.toLowerCase();
   if (lower === "id" || lower === "label") return lower;
-  // pandas writes its index without a name.
   return lower === "" || TIME.includes(lower) ? "time" : "channel";
 }
 
@@ -113,7 +126,10 @@ function toNumber(cell) {
   return MISSING.test(text) ? NaN : Number(text);
 }
 
-/** Rows of RFC 4180, numbered from 1; with commas, semicolons or tabs, as the first line has. */
+/**
+ * Rows of RFC 4180, numbered from 1; with commas, semicolons or tabs, as the first line has.
+ * An empty line is a missing value where the header has one column and rows follow.
+ */
 function split(text) {
   const start = text.startsWith("\ufeff") ? 1 : 0;
   const line = text.slice(start, text.indexOf("\n") + 1 || undefined);
@@ -123,12 +139,18 @@ function split(text) {
   let cells = [];
   let cell = "";
   let quoted = false;
+  let hasQuote = false;
   let number = 1;
+  let gaps = [];
   const endRow = () => {
     cells.push(cell);
-    if (cells.length > 1 || cell.trim()) rows.push({ cells, number });
+    if (cells.length > 1 || cell.trim() || hasQuote) {
+      rows.push(...gaps, { cells, number });
+      gaps = [];
+    } else if (rows[0]?.cells.length === 1) gaps.push({ cells, number });
     cells = [];
     cell = "";
+    hasQuote = false;
     number += 1;
   };
   for (let i = start; i < text.length; i++) {
@@ -137,7 +159,7 @@ function split(text) {
       if (letter !== '"') cell += letter;
       else if (text[i + 1] === '"') cell += text[++i];
       else quoted = false;
-    } else if (letter === '"' && !cell) quoted = true;
+    } else if (letter === '"' && !cell) quoted = hasQuote = true;
     else if (letter === mark) {
       cells.push(cell);
       cell = "";
@@ -145,6 +167,6 @@ function split(text) {
     else if (letter !== "\r") cell += letter;
   }
   if (quoted) throw new InputError("a quote is opened in the CSV and never closed");
-  if (cell || cells.length) endRow();
+  endRow();
   return rows;
 }

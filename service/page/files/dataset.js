@@ -27,7 +27,7 @@ export async function readFiles(files) {
     if (file.size > MAX_FILE_BYTES) {
       throw new InputError(`${file.name} is over 256 MiB; use tritserve embed, or the client`);
     }
-    parts.push({ file: file.name, ...read(new Uint8Array(await file.arrayBuffer()), file.name) });
+    parts.push({ file: file.name, ...read(await bytesOf(file), file.name) });
   }
   const [first] = parts;
   if (parts.length > 1) nameByFile(parts);
@@ -46,6 +46,14 @@ export async function readFiles(files) {
     channels: first.channels,
     notes: parts.flatMap(({ notes }) => notes),
   };
+}
+
+async function bytesOf(file) {
+  try {
+    return new Uint8Array(await file.arrayBuffer());
+  } catch {
+    throw new InputError(`${file.name} cannot be read: it is a folder, or was moved or deleted`);
+  }
 }
 
 /** Tells recordings of several files apart, and gives files without labels one each. */
@@ -75,14 +83,14 @@ function read(bytes, file) {
   return { width: csv.channels.length, ...csv };
 }
 
-function fromArray({ shape, values, integers }, file) {
+function fromArray({ shape, values, rounds }, file) {
   if (![1, 2, 3].includes(shape.length) || !values.length) {
     throw new InputError(
       `${file} has shape [${shape.join(", ")}]; it must be [batch, seq_len, channels], ` +
         "[batch, seq_len] or [seq_len], not empty",
     );
   }
-  if (integers && values.some((value) => Math.fround(value) !== value)) {
+  if (rounds) {
     throw new InputError(`${file} has integers that float32 would round; write it as floats`);
   }
   if (shape.length === 1) {

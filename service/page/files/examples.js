@@ -1,6 +1,6 @@
 /** Data for whoever has none at hand: spoken vowels that ship, shapes drawn here from a seed. */
 
-import { urlOf } from "./service.js";
+import { getVowels } from "./service.js";
 
 const [VOWEL_CHANNELS, CHANNELS, EACH, LONGEST, SEED] = [12, 3, 12, 96, 2026];
 
@@ -23,10 +23,7 @@ export function examplesFor({ config, features, limits }) {
   const vowels = {
     title: "Japanese vowels, 45 utterances",
     credit: "12 cepstral coefficients of nine speakers: Kudo, Toyama and Shimbo 1999, CC BY 4.0",
-    load: async () => {
-      const answer = await fetch(urlOf("page/vowels.csv"));
-      return [new File([await answer.blob()], "vowels.csv")];
-    },
+    load: async () => [new File([await getVowels()], "vowels.csv")],
   };
   const fits = !config.embed_dim || (width === VOWEL_CHANNELS && !features?.names);
   return fits ? [vowels, shapes] : [shapes];

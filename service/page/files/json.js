@@ -29,7 +29,8 @@ export function readJson(text, file) {
     return { recordings: [{ name: file, values, cut: true, label: null }], width: 1 };
   }
   const flat = Array.isArray(list[0]) && !list[0].some(Array.isArray);
-  const sequences = flat ? list.map((row) => [row].flat().map((number) => [number])) : list;
+  const toColumn = (row) => (Array.isArray(row) ? row.map((number) => [number]) : row);
+  const sequences = flat ? list.map(toColumn) : list;
   const width = sequences[0]?.[0]?.length;
   const recordings = sequences.map((sequence, i) => {
     const name = `${i}`;

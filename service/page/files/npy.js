@@ -22,7 +22,8 @@ export const isNpy = (bytes) => String.fromCharCode(...bytes.subarray(0, 6)) ===
 /**
  * @param {Uint8Array} bytes of the whole file
  * @param {string} file its name
- * @returns {{shape: number[], values: Float64Array, integers: boolean}} values in C order
+ * @returns {{shape: number[], values: Float64Array, rounds: boolean}} values in C order;
+ *   rounds where float32 has not all of its integers
  */
 export function readNpy(bytes, file) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -50,11 +51,14 @@ export function readNpy(bytes, file) {
       `${file} has ${bytes.length - end} bytes after its header; its shape takes ${total * size}`,
     );
   }
-  const stored = Float64Array.from({ length: total }, (_, i) =>
-    Number(view[read](end + i * size, type[0] !== ">")),
-  );
+  const at = (i) => view[read](end + i * size, type[0] !== ">");
+  const stored = Float64Array.from({ length: total }, (_, i) => Number(at(i)));
+  // Of 64 bits, float64 may have rounded some already.
+  const isRounded = (value, i) =>
+    Math.fround(value) !== value || (size === 8 && BigInt(value) !== at(i));
+  const rounds = type[1] !== "f" && stored.some(isRounded);
   const values = order === "True" ? toRows(stored, shape) : stored;
-  return { shape, values, integers: type[1] !== "f" };
+  return { shape, values, rounds };
 }
 
 /** From Fortran's order, first index fastest, to C's. */

@@ -20,9 +20,10 @@ let running = new AbortController();
 listen();
 await guarded(start);
 
-async function start() {
-  info = await getInfo();
-  showModel(info, await getLayers());
+async function start(signal) {
+  const served = await getInfo();
+  showModel(served, await getLayers());
+  info = served;
   byId("wanted").textContent = wanted(info);
   const window = Math.min(info.limits.max_timesteps, MOST_WINDOW);
   byId("window").value ||= window;
@@ -30,14 +31,11 @@ async function start() {
   byId("examples").replaceChildren("No data at hand?", ...exampleButtons());
   for (const id of ["model", "input"]) byId(id).hidden = false;
   byId("key-form").hidden = true;
-  if (data) await run();
+  if (data) await run(signal);
 }
 
-/** Everything from recordings to the map; what an earlier call still does is given up. */
-async function run() {
-  running.abort();
-  running = new AbortController();
-  const { signal } = running;
+/** Everything from recordings to the map. */
+async function run(signal) {
   byId("result").hidden = true;
   const overlong = byId("overlong").value;
   const sequences = toSequences(data, wholeNumber("window"), wholeNumber("hop"));
@@ -60,29 +58,30 @@ async function run() {
   say(`${count(sequences.length, "sequence")} embedded`);
 }
 
+/** Reads and embeds files, or those that are promised. */
 async function take(files) {
-  if (!files.length) return;
-  running.abort();
-  running = new AbortController();
-  const { signal } = running;
-  await guarded(async () => {
+  if (files.length === 0) return;
+  await guarded(async (signal) => {
     byId("result").hidden = true;
     data = null;
-    const read = await readFiles(files);
+    const read = await readFiles(await files);
     if (signal.aborted) return;
     data = read;
-    await run();
+    await run(signal);
     byId("result").scrollIntoView();
   });
 }
 
-/** Does something, and tells of what goes wrong. */
+/** Does something, and tells of what goes wrong; what an earlier call still does is given up. */
 async function guarded(work) {
+  running.abort();
+  running = new AbortController();
+  const { signal } = running;
   byId("error").hidden = true;
   try {
-    await work();
+    await work(signal);
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (signal.aborted) return;
     say("");
     if (error.status === UNAUTHORIZED) askForKey();
     else if (error instanceof InputError || error instanceof ServiceError) complain(error.message);
@@ -106,6 +105,13 @@ function askForKey() {
   byId("key-form").hidden = false;
   byId("key").focus();
   if (hasKey()) complain("the service does not take this key");
+}
+
+function checkedKey(key) {
+  if (/[^ -~\u00a0-\u00ff]/.test(key)) {
+    throw new InputError("the key has a character outside Latin-1, which no header can carry");
+  }
+  return key;
 }
 
 /** That the model takes sequences of this width, with these gaps. */
@@ -167,7 +173,7 @@ function told(about, { requests, timing, roundTrip, truncated }) {
 function exampleButtons() {
   return examplesFor(info).map(({ title, credit, load }) => {
     const button = html("button", { type: "button" }, title);
-    button.addEventListener("click", async () => take(await load()));
+    button.addEventListener("click", () => take(load()));
     return html("div", { class: "row" }, button, html("span", { class: "quiet" }, credit));
   });
 }
@@ -175,8 +181,10 @@ function exampleButtons() {
 function listen() {
   byId("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    setKey(byId("key").value.trim());
-    guarded(start);
+    guarded((signal) => {
+      setKey(checkedKey(byId("key").value.trim()));
+      return start(signal);
+    });
   });
   byId("files").addEventListener("change", async (event) => {
     await take([...event.target.files]);

@@ -36,6 +36,7 @@ async function ask(path, options = {}) {
 }
 
 export const getInfo = async () => (await ask("info")).json();
+export const getVowels = async () => (await ask("page/vowels.csv")).blob();
 export const getLayers = async () => (await (await ask("info/layers")).json()).layers;
 
 /**
