@@ -71,7 +71,9 @@ class _BitMatmul(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, s_x, trits, s_w = ctx.saved_tensors
         grad_x = (grad * s_w) @ trits
-        grad_weight = grad.reshape(-1, len(trits)).T @ (q * s_x).reshape(-1, trits.shape[1])
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = grad.reshape(-1, len(trits)).T @ (q * s_x).reshape(-1, trits.shape[1])
         return grad_x, grad_weight, None, None, None, None
 
 

@@ -9,142 +9,21 @@ A block is `x + attention(norm(x))`, then `x + ffn(norm(x))`; attention is causa
 configuration says otherwise, and all four projections are BitLinears. With its defaults this is the
 encoder of `Edifice.Feedforward.BitNet`.
 
-Batches are ragged: flat values and lengths. Layers that act on one timestep see the flat rows.
-Only attention pads, to the right, and keeps the padding from every real row.
-Parameters are named as the tensors of the packed file.
+Batches are ragged: flat values and lengths. Parameters are named as the tensors of the packed file.
 """
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tritserve.model import channels
 from tritserve.model.channels import Calibration
 from tritserve.model.config import ModelConfig, Quantize
 from tritserve.model.inputs import model_inputs
-from tritserve.model.network.bitlinear import EPS, BitLinear
+from tritserve.model.network.bitlinear import BitLinear
+from tritserve.model.network.block import BitNetBlock, Places, make_norm
 from tritserve.model.network.join import Join, average_windows
-
-
-def _norm(config: ModelConfig) -> nn.Module:
-    return (nn.LayerNorm if config.norm == "layernorm" else nn.RMSNorm)(config.hidden_size, eps=EPS)
-
-
-def _bit_linear(
-    config: ModelConfig, in_features: int, out_features: int, sub_norm: bool = False
-) -> BitLinear:
-    return BitLinear(
-        in_features,
-        out_features,
-        bias=config.bias,
-        quantize=config.quantize,
-        activations=config.activations,
-        weight_rule=config.weight_rule,
-        center_weights=config.center_weights,
-        sub_norm=sub_norm,
-        norm=config.norm,
-    )
-
-
-def rotate(x: Tensor, theta: float) -> Tensor:
-    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves paired as in LLaMA.
-
-    Args:
-        x: `[batch, heads, seq_len, head_dim]` float32.
-        theta: base of the frequencies.
-    """
-    half = x.shape[-1] // 2
-    frequency = theta ** -(torch.arange(half, dtype=torch.float64) / half)
-    angle = torch.arange(x.shape[-2], dtype=torch.float64)[:, None] * frequency
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    first, second = x[..., :half], x[..., half:]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
-class Attention(nn.Module):
-    """Multi-head attention with BitLinear projections."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.query_key_value = _bit_linear(config, config.hidden_size, config.query_key_value_size)
-        self.output = _bit_linear(
-            config, config.num_heads * config.head_dim, config.hidden_size, config.sub_norm
-        )
-
-    def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """Attends within each sequence.
-
-        Args:
-            x: `[timesteps, hidden_size]`.
-            real: `[batch, seq_len]` bool, true where a padded batch holds a timestep of `x`.
-        """
-        config = self.config
-        batch, seq_len = real.shape
-        qkv = self.query_key_value(x)
-        padded = qkv.new_zeros(batch, seq_len, qkv.shape[-1])
-        padded[real] = qkv
-        # [batch, heads, seq_len, head_dim]
-        heads = padded.view(batch, seq_len, -1, config.head_dim).transpose(1, 2)
-        query, key, value = heads.split(
-            [config.num_heads, config.key_value_heads, config.key_value_heads], dim=1
-        )
-        if config.positions == "rope":
-            query, key = rotate(query, config.rope_theta), rotate(key, config.rope_theta)
-        causal = config.attention == "causal"
-        attended = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            # The causal mask keeps padding, which is to the right, from every real row.
-            attn_mask=None if causal or real.all() else real[:, None, None],
-            is_causal=causal,
-            enable_gqa=config.key_value_heads < config.num_heads,
-        )
-        joined: Tensor = self.output(attended.transpose(1, 2).flatten(2)[real])
-        return joined
-
-
-class FeedForward(nn.Module):
-    """`down(silu(up(x)))`, or with SwiGLU `down(silu(gate(x)) * up(x))`."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gate = (
-            _bit_linear(config, config.hidden_size, config.inner_size)
-            if config.ffn == "swiglu"
-            else None
-        )
-        self.up = _bit_linear(config, config.hidden_size, config.inner_size)
-        self.dropout = nn.Dropout(config.dropout)
-        self.down = _bit_linear(config, config.inner_size, config.hidden_size, config.sub_norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[timesteps, hidden_size]` to the same."""
-        inner = F.silu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x)
-        y: Tensor = self.down(self.dropout(inner))
-        return y
-
-
-class BitNetBlock(nn.Module):
-    """`x + attention(norm(x))`, then `x + ffn(norm(x))`."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.attention_norm = _norm(config)
-        self.attention = Attention(config)
-        self.ffn_norm = _norm(config)
-        self.ffn = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """`[timesteps, hidden_size]` in sequences of `lengths [batch]` to the same shape."""
-        real = torch.arange(int(lengths.max())) < lengths[:, None]
-        x = x + self.dropout(self.attention(self.attention_norm(x), real))
-        out: Tensor = x + self.dropout(self.ffn(self.ffn_norm(x)))
-        return out
 
 
 class Standardize(nn.Module):
@@ -176,7 +55,7 @@ class BitNet(nn.Module):
         )
         self.blocks = nn.ModuleList(BitNetBlock(config) for _ in range(config.num_layers))
         self.dropout = nn.Dropout(config.dropout)
-        self.final_norm = _norm(config)
+        self.final_norm = make_norm(config)
         self.join = Join(config, config.channels) if config.channels else None
 
     def read(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,8 +102,9 @@ class BitNet(nn.Module):
         """
         if self.input_projection is not None:
             x = self.input_projection(x)
+        places = Places(self.config, lengths)
         for i, block in enumerate(self.blocks):
-            x = block(self.dropout(x) if i else x, lengths)
+            x = block(self.dropout(x) if i else x, places)
         out: Tensor = self.final_norm(x)
         return out
 

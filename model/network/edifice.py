@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from tritserve.model.config import ModelConfig
-from tritserve.model.network.bitnet import BitNet, BitNetBlock
+from tritserve.model.network.bitnet import BitNet
+from tritserve.model.network.block import BitNetBlock
 
 # Edifice's layer after "<block>_", and ours within a block.
 _BIT_LINEARS = {

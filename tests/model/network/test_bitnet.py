@@ -6,6 +6,7 @@ from tests.builders import cosines, random_batch, random_bitnet, torch_embed
 from tritserve.model.config import ModelConfig
 from tritserve.model.network.bitlinear import BitLinear
 from tritserve.model.network.bitnet import BitNet, bitlinear, build, build_bitnet_block
+from tritserve.model.network.block import Places
 from tritserve.model.packed.layout import layout
 
 SETTINGS = [
@@ -103,7 +104,8 @@ def test_the_seeds_functions_build_its_parts():
     assert model(torch.randn(2, 5, 6)).shape == (2, 32)
     assert build(embed_dim=32, hidden_size=32).input_projection is None
     block = build_bitnet_block(hidden_size=16, num_heads=2)
-    assert block(torch.randn(7, 16), torch.tensor([3, 4])).shape == (7, 16)
+    places = Places(block.attention.config, torch.tensor([3, 4]))
+    assert block(torch.randn(7, 16), places).shape == (7, 16)
     assert bitlinear(8, 3, quantize="binary").quantize == "binary"
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.builders import ROOT
 from tritserve.model.engine.engine import Engine
 from tritserve.model.network.bitlinear import BitLinear
+from tritserve.model.network.block import Places
 from tritserve.model.network.edifice import block_from_edifice, from_edifice
 from tritserve.model.training.export import export
 
@@ -50,7 +51,8 @@ def test_a_block_computes_what_edifice_computes_at_all_positions():
     batch, seq_len, width = content["input"].shape
     x = torch.from_numpy(content["input"]).flatten(0, 1)
     with torch.inference_mode():
-        output = block(x, torch.full((batch,), seq_len)).numpy()
+        places = Places(block.attention.config, torch.full((batch,), seq_len))
+        output = block(x, places).numpy()
     np.testing.assert_allclose(
         output.reshape(batch, seq_len, width), content["output"], rtol=1e-5, atol=1e-3
     )
