@@ -183,6 +183,7 @@ def _settings(model: PackedModel) -> dict[str, Any]:
         "rope": config.positions == "rope",
         "bias": config.bias,
         "causal": config.attention == "causal",
+        "attention_window": config.attention_window or 0,
         "pooling": config.pooling,
         "rope_theta": config.rope_theta,
     }

@@ -85,6 +85,7 @@ Settings random_settings(Random& random) {
   s.rope = random.below(2);
   s.bias = random.below(2);
   s.causal = random.below(2);
+  s.attention_window = s.causal && random.below(2) ? 1 + random.below(random.below(2) ? 20 : 300) : 0;
   s.pooling = static_cast<Pooling>(random.below(4));
   s.rope_theta = 10000.0;
   s.by_channel = random.below(3) == 0;

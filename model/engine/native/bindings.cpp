@@ -51,6 +51,7 @@ Settings read_settings(const nb::dict& given) {
   s.max_timesteps = get<size_t>(given, "max_timesteps");
   s.stride = get<size_t>(given, "stride");
   s.differences = get<size_t>(given, "differences");
+  s.attention_window = get<size_t>(given, "attention_window");
   s.binary = get<bool>(given, "binary");
   s.int8_activations = get<bool>(given, "int8_activations");
   s.sub_norm = get<bool>(given, "sub_norm");

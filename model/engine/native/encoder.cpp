@@ -208,11 +208,13 @@ void Encoder::arrange(const float* values, float* out) {
   costs_.resize(batch);
   order_.resize(batch);
   const double linear = static_cast<double>(model_.weights());
-  const double quadratic = 4.0 * static_cast<double>(s.query_size() * s.num_layers);
+  const size_t most = s.attention_window ? s.attention_window : s.max_timesteps;
+  const double attended = 4.0 * static_cast<double>(s.query_size() * s.num_layers);
   size_t offset = 0;
   for (size_t i = 0; i < batch; ++i) {
-    const auto length = static_cast<double>(s.rows(static_cast<size_t>(lengths_[i])));
-    costs_[i] = length * (linear + quadratic * length);
+    const size_t length = s.rows(static_cast<size_t>(lengths_[i]));
+    costs_[i] = static_cast<double>(length) *
+                (linear + attended * static_cast<double>(std::min(length, most)));
     offsets_[i] = offset;
     offset += static_cast<size_t>(lengths_[i]);
   }

@@ -207,7 +207,7 @@ class Pass {
     const Range heads = share(s_.num_heads);
     for (size_t head = heads.begin; head < heads.end; ++head)
       k_.attend({query + head * dim, query_, first, rows, s_.causal ? 0 : sequence.length,
-                 keys(sequence, head / group), values(sequence, head / group), dim, cos_, sin_,
+                 s_.attention_window, keys(sequence, head / group), values(sequence, head / group), dim, cos_, sin_,
                  out + head * dim, query_, own_.attention.data()});
   }
 

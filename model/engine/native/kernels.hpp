@@ -81,6 +81,7 @@ struct AttentionTile {
   size_t query_stride;
   size_t first, rows;  // positions first .. first + rows - 1, at most kTileRows
   size_t positions;    // of the sequence, where rows attend to all of it; 0: to themselves and before
+  size_t window;       // to so many at most, itself included; 0: no limit
   const float* keys;    // [positions, padded head_dim], positions filled up to whole lanes
   const float* values;  // the same
   size_t head_dim;
