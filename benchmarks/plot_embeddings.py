@@ -13,8 +13,9 @@ from sklearn.manifold import TSNE
 
 from tritserve.model.data.dataset import load
 from tritserve.model.engine.engine import Engine
-from tritserve.model.pretrained import DEFAULT_MODEL
+from tritserve.model.pretrained import EMBEDDED_MODELS
 
+MODEL = EMBEDDED_MODELS["japanese-vowels"]
 ROOT = Path(__file__).parent.parent
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     argparse.ArgumentParser(description="Draws docs/embeddings.png.").parse_args()
     mpl.use("Agg")
     data = load(ROOT / "data" / "JapaneseVowels.npz", "test")
-    engine = Engine.load(DEFAULT_MODEL)
+    engine = Engine.load(MODEL)
     embeddings = engine.embed(data.sequences.values, data.sequences.lengths)
     last = np.stack([sequence[-1] for sequence in data.sequences.split()])
 

@@ -27,8 +27,9 @@ from benchmarks.http import server
 from benchmarks.load import exchange, npy_request
 from tests.builders import DATA
 from tritserve.model.engine.engine import Engine
-from tritserve.model.pretrained import DEFAULT_MODEL
+from tritserve.model.pretrained import EMBEDDED_MODELS
 
+MODEL = EMBEDDED_MODELS["japanese-vowels"]
 CONNECTIONS = 24
 KINDS = {"good": 80, "bad": 8, "leave": 8, "cut": 4}
 BAD = [
@@ -57,7 +58,7 @@ class Soak:
         with np.load(DATA / "JapaneseVowels.npz") as arrays:
             values, lengths = arrays["test_values"], arrays["test_lengths"]
         sequences = np.split(values, np.cumsum(lengths)[:-1])
-        engine = Engine.load(DEFAULT_MODEL)
+        engine = Engine.load(MODEL)
         requests, answers = [], []
         for sequence in sequences:
             batch = np.repeat(sequence[None], 1 + len(requests) % 5, axis=0)
@@ -128,7 +129,7 @@ async def run(soak: Soak, pid: int, model: Path, minutes: float) -> list[float]:
             await asyncio.sleep(min(5.0, 6 * minutes))
             # Every second reload finds a broken file, and the old model goes on.
             broken = not broken
-            data = DEFAULT_MODEL.read_bytes()
+            data = MODEL.read_bytes()
             (model.parent / "new").write_bytes(data[:-9] if broken else data)
             (model.parent / "new").replace(model)
             os.kill(pid, signal.SIGHUP)
@@ -147,7 +148,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     minutes = parser.parse_args().minutes
     model = Path(tempfile.mkdtemp()) / "model.safetensors"
-    shutil.copy(DEFAULT_MODEL, model)
+    shutil.copy(MODEL, model)
     command = ["-m", "tritserve", "serve", "--model", str(model), "--port", "PORT"]
     with server(command) as (port, pid):
         soak = Soak(port)

@@ -37,6 +37,7 @@ from tritserve.service.observing.tracing import Traced
 from tritserve.service.oip.grpc import extra as grpc_extra
 from tritserve.service.oip.rest.names import OneSegmentNames
 from tritserve.service.oip.rest.routes import add_oip
+from tritserve.service.page.routes import add_page
 from tritserve.service.paths import ROUTES
 from tritserve.service.settings import Settings
 
@@ -93,6 +94,7 @@ def create_app(
     _add_administration(app, service, reload_others)
     add_oip(app, service)
     add_docs(app)
+    add_page(app)
     # Around all that FastAPI and Starlette put around the routes, which direct ones do without.
     routed = DirectPosts(Heads(app.build_middleware_stack()), app.routes)
     answered = OneSegmentNames(routed, lambda: str(service.served.about["name"]))
@@ -124,6 +126,11 @@ def _add_service(app: FastAPI, service: EmbeddingService) -> None:
     @app.get("/info", **openapi.INFO)
     async def info() -> dict[str, Any]:
         return service.served.info()
+
+    @app.get("/info/layers", **openapi.LAYERS)
+    async def layers() -> dict[str, Any]:
+        served = service.served
+        return {"revision": served.about["revision"], "layers": await served.layers()}
 
     @app.get("/health/live", **openapi.LIVE)
     async def live() -> dict[str, str]:

@@ -1,8 +1,10 @@
 """The paths that are served, and what sets some of them apart."""
 
 ROUTES = (
+    "/",
     "/embed",
     "/info",
+    "/info/layers",
     "/health/live",
     "/health/ready",
     "/metrics",
@@ -19,6 +21,7 @@ ROUTES = (
 _HEALTH = ("/health/", "/v2/health/")
 _DESCRIPTION = ("/docs", "/openapi.json")
 _DOCS_ASSETS = "/docs/assets/"
+PAGE_FILES = "/page"
 ADMIN = "/admin/"
 
 
@@ -30,6 +33,8 @@ def route_of(path: str) -> str:
         if is_health(path):
             return "/v2/health"
         return "/v2/infer" if path.endswith("/infer") else "/v2"
+    if _is_page(path):
+        return "/"
     return "other"
 
 
@@ -48,11 +53,16 @@ def is_polled(path: str) -> bool:
     return path == "/metrics" or is_health(path)
 
 
+def _is_page(path: str) -> bool:
+    """Whether the page is there, or a file that it loads."""
+    return path == "/" or path.startswith(f"{PAGE_FILES}/")
+
+
 def is_open(path: str) -> bool:
     """Whether no API key is asked for.
 
-    Probes have none, administration has a key of its own, and the API's description holds no
-    secret: a key is given on its page, to what is called from there.
+    Probes have none, administration has a key of its own, and the page and the API's description
+    hold no secret: a key is given there, to what is called from there.
     """
-    described = path in _DESCRIPTION or path.startswith(_DOCS_ASSETS)
+    described = path in _DESCRIPTION or path.startswith(_DOCS_ASSETS) or _is_page(path)
     return described or is_health(path) or path.startswith(ADMIN)

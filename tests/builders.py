@@ -10,7 +10,8 @@ import torch
 from tritserve.model.config import Channels, ModelConfig
 from tritserve.model.engine.engine import Engine
 from tritserve.model.network.bitnet import BitNet
-from tritserve.model.packed.content import PackedModel, unpack
+from tritserve.model.packed.content import PackedModel
+from tritserve.model.pretrained import EMBEDDED_MODELS
 from tritserve.model.sequences import Sequences
 from tritserve.model.training.export import export
 
@@ -45,6 +46,7 @@ SETTINGS = [
 ]
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data"
+JAPANESE_VOWELS = EMBEDDED_MODELS["japanese-vowels"]
 ATTACKS = Path(__file__).parent / "attacks"
 
 
@@ -96,19 +98,3 @@ def torch_embed(model: BitNet, batch: Sequences) -> np.ndarray:
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-
-
-def unpacked_state(packed: PackedModel) -> dict[str, torch.Tensor]:
-    """A state for the torch encoder that rounds to the weights and scales of a packed file.
-
-    Latent weights are the trits times their scale over the share that is not zero, so that their
-    mean magnitude is the scale.
-    """
-    state = {k: torch.from_numpy(v) for k, v in packed.tensors.items() if "golden" not in k}
-    for name, layer in packed.layers.items():
-        trits = torch.from_numpy(unpack(layer, packed.config.quantize)).double()
-        latent = trits * float(layer.scale[0]) / trits.abs().mean()
-        state[f"{name}.weight"] = latent.float()
-        if layer.bias is not None:
-            state[f"{name}.bias"] = torch.from_numpy(layer.bias)
-    return state

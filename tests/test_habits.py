@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from tests.builders import ROOT
+from tests.end_to_end.test_page import BROWSERS
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -61,9 +62,15 @@ def test_workflows_cover_the_pythons_and_machines_that_the_project_names():
     assert [machine["architecture"] for machine in machines] == built["linux"]["archs"]
 
 
-def test_the_tests_on_github_run_the_arm_kernels():
+def test_the_tests_on_github_run_the_arm_kernels_and_pgvector():
     commands = "\n".join(step.get("run", "") for step in steps(workflow("tests")))
-    assert {"g++-aarch64-linux-gnu", "qemu-user-static"} <= set(commands.split())
+    needed = {"g++-aarch64-linux-gnu", "qemu-user-static", "postgresql-16-pgvector"}
+    assert needed <= set(commands.split())
+
+
+def test_the_tests_on_github_have_a_browser_for_the_page():
+    commands = "\n".join(step.get("run", "") for step in steps(workflow("tests")))
+    assert set(BROWSERS) & set(commands.split())
 
 
 def test_only_a_tag_publishes_and_only_what_publishes_may_ask_for_an_identity():

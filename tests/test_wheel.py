@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from tests.builders import ROOT
 from tests.end_to_end.server import serving
+from tritserve.service.page.routes import FILES
 
 PACKAGES = Path(sysconfig.get_path("purelib"))
 OWN = {"model.py": "class Net: ...\n", "service/__init__.py": "OWN = True\n"}
@@ -137,6 +138,9 @@ def test_a_wheel_holds_one_name_and_no_native_source(whole, slim):
     sources = {".cpp", ".hpp", ".txt"}
     assert not [name for name in whole.files() if Path(name).suffix in sources]
     assert "tritserve/model/pretrained/japanese-vowels.safetensors" in whole.files()
+    page = {f"tritserve/service/page/files/{path.name}" for path in FILES.iterdir()}
+    assert len(page) > 5
+    assert page <= whole.files()
     assert any(Path(name).name.startswith("_native.") for name in whole.files())
     assert slim.wheel.name.endswith("-py3-none-any.whl")
 

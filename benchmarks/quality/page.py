@@ -11,21 +11,27 @@ from benchmarks.quality.unseen import UNSEEN_ROWS
 
 
 def write_page(page: Path, results: list[Result]) -> None:
-    """Puts the tables between the page's markers, `<!-- NAME -->` and `<!-- end NAME -->`.
+    """Puts the tables and how the goals fare into the page, as `fill_page` does."""
+    parts = {
+        "svm": table(results, "svm") + published(),
+        "linear": table(results, "linear"),
+        "neighbour": table(results, "neighbour"),
+        "goals": goals(results),
+        "unseen svm": table(results, "svm", UNSEEN_ROWS),
+        "unseen neighbour": table(results, "neighbour", UNSEEN_ROWS),
+    }
+    fill_page(page, parts)
+
+
+def fill_page(page: Path, parts: dict[str, str]) -> None:
+    """Puts each part between its markers in the page, `<!-- NAME -->` and `<!-- end NAME -->`.
 
     Raises:
         OSError: the page cannot be read or written.
         ValueError: a marker is missing.
     """
     text = page.read_text()
-    for name, content in {
-        "svm": table(results, "svm"),
-        "linear": table(results, "linear"),
-        "neighbour": table(results, "neighbour"),
-        "goals": goals(results),
-        "unseen svm": table(results, "svm", UNSEEN_ROWS),
-        "unseen neighbour": table(results, "neighbour", UNSEEN_ROWS),
-    }.items():
+    for name, content in parts.items():
         start, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
         before, found, rest = text.partition(start)
         _, closed, after = rest.partition(end)
@@ -35,33 +41,39 @@ def write_page(page: Path, results: list[Result]) -> None:
     page.write_text(text)
 
 
-def table(results: list[Result], probe: str, rows: list[Row] = ROWS) -> str:
+def table(results: list[Result], probe: str, rows: list[Row] = ROWS, sets: list[str] = SETS) -> str:
     """Accuracies in percent, mean and deviation over seeds, as Markdown."""
-    head = ["", "labels", "bits", *(SHORT.get(name, name) for name in SETS), "mean", "seeds"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    head = ["", "labels", "bits", *(SHORT.get(name, name) for name in sets), "mean", "seeds"]
+    lines = [_line(head), "|---" * len(head) + "|"]
     for row in rows:
         found = accuracies(results, row.key, probe)
         if not found:
             continue
-        cells = [_cell(found.get(name, [])) for name in SETS]
-        runs = [len(found.get(name, [])) for name in SETS]
+        cells = [cell(found.get(name, [])) for name in sets]
+        runs = [len(found.get(name, [])) for name in sets]
         # A mean of some of the sets would compare with nothing.
-        whole = f"{100 * _mean_over_sets(found):.2f}" if min(runs) else ""
+        whole = f"{100 * mean_over_sets(found):.2f}" if min(runs) else ""
         seeds = f"{min(runs)}" if min(runs) == max(runs) else f"{min(runs)}-{max(runs)}"
         if not row.chance:
             seeds = "-"
         saw = "yes" if row.labels else "no"
-        lines.append("| " + " | ".join([row.title, saw, row.bits, *cells, whole, seeds]) + " |")
-    if probe == "svm" and rows is ROWS:
-        cells = [f"{100 * TS2VEC[name]:.1f}" for name in SETS]
-        average = f"{100 * np.mean(list(TS2VEC.values())):.2f}"
-        lines.append(
-            "| " + " | ".join(["TS2Vec, published", "no", "32", *cells, average, "-"]) + " |"
-        )
+        lines.append(_line([row.title, saw, row.bits, *cells, whole, seeds]))
     return "\n".join(lines) + "\n"
 
 
-def _cell(values: list[float]) -> str:
+def published() -> str:
+    """The line of a table that holds what TS2Vec published."""
+    cells = [f"{100 * TS2VEC[name]:.1f}" for name in SETS]
+    average = f"{100 * np.mean(list(TS2VEC.values())):.2f}"
+    return _line(["TS2Vec, published", "no", "32", *cells, average, "-"]) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def cell(values: list[float]) -> str:
+    """Accuracies of 0 to 1 as their mean and deviation in percent."""
     if not values:
         return ""
     percent = 100 * np.array(values)
@@ -69,7 +81,8 @@ def _cell(values: list[float]) -> str:
     return f"{percent.mean():.1f}{deviation}"
 
 
-def _mean_over_sets(found: dict[str, list[float]]) -> float:
+def mean_over_sets(found: dict[str, list[float]]) -> float:
+    """Mean over sets of the mean over seeds."""
     return float(np.mean([np.mean(values) for values in found.values()]))
 
 

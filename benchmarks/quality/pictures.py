@@ -42,7 +42,8 @@ def draw(out: Path, results: list[Result], data: Path | None, models: Path) -> N
         _draw_embeddings(out / "embeddings.png", data, {n: packed[n] for n in projected})
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure and lets go of it."""
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
@@ -68,7 +69,7 @@ def _draw_bits(path: Path, results: list[Result]) -> None:
     axis.minorticks_off()
     if axis.lines[:-1]:
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_trits(path: Path, packed: dict[str, Path]) -> None:
@@ -86,7 +87,7 @@ def _draw_trits(path: Path, packed: dict[str, Path]) -> None:
         axis.set_yticks(range(len(layers)), [s.removeprefix("blocks.") for s in layers], fontsize=6)
         axis.tick_params(axis="x", labelsize=6)
         axis.invert_yaxis()
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_embeddings(path: Path, data: Path, packed: dict[str, Path]) -> None:
@@ -98,4 +99,4 @@ def _draw_embeddings(path: Path, data: Path, packed: dict[str, Path]) -> None:
         axis.scatter(*points.T, c=test.labels, cmap="tab20", s=8, linewidths=0)
         axis.set(xticks=[], yticks=[])
         axis.set_title(f"{name}, test split", fontsize=9)
-    _save(figure, path)
+    save(figure, path)

@@ -15,7 +15,8 @@ class Result:
         row: which row of the table.
         seed: of training; 0 for rows without chance.
         recipe: short hash of the recipe and the data; a result of others is computed again.
-        svm: accuracy of the RBF SVM on the test split; of MiniRocket, that of its own classifier.
+        svm: accuracy of the RBF SVM on the test split, where there is one; of MiniRocket, that of
+            its own classifier.
         linear: of the logistic regression, where there is one.
         neighbour: of the nearest neighbour, where there is one.
         seconds: of training and probing.
@@ -25,7 +26,7 @@ class Result:
     row: str
     seed: int
     recipe: str
-    svm: float
+    svm: float | None
     linear: float | None
     neighbour: float | None
     seconds: float
@@ -48,6 +49,10 @@ class Results:
         lines = self.path.read_text().splitlines()
         results = [Result(**json.loads(line)) for line in lines]
         return list({(r.dataset, r.row, r.seed): r for r in results}.values())
+
+    def recipes(self) -> dict[tuple[str, str, int], str]:
+        """The recipe of each result by set, row and seed."""
+        return {(r.dataset, r.row, r.seed): r.recipe for r in self.read()}
 
     def append(self, result: Result) -> None:
         """Adds one, in a single write, so that runs side by side do not mix their lines."""

@@ -56,6 +56,7 @@ class Row:
         labels: whether what makes the features saw the training labels.
         bits: stored bits a weight, where there are weights.
         recipe: what is trained, where something is.
+        version: of what makes the features, where it is not the recipe that decides them.
         prepare: makes of a set's case the one that the row is judged by.
     """
 
@@ -67,15 +68,16 @@ class Row:
     labels: bool = False
     bits: str = ""
     recipe: Callable[[Case], Recipe] | None = None
+    version: str = ""
     prepare: Callable[[Case], Case] = lambda case: case
 
     def fingerprint(self, case: Case) -> str:
         """A short hash of the recipe and the data; another one makes a result worthless."""
-        return _identity(case, self.recipe(case) if self.recipe else None)
+        return _identity(case, self.recipe(case) if self.recipe else None, self.version)
 
 
-def _identity(case: Case, recipe: Recipe | None) -> str:
-    what = recipe.model_dump_json(exclude={"dataset"}) if recipe else ""
+def _identity(case: Case, recipe: Recipe | None, version: str = "") -> str:
+    what = version + (recipe.model_dump_json(exclude={"dataset"}) if recipe else "")
     return hashlib.sha256((what + case.train.sha256).encode()).hexdigest()[:12]
 
 

@@ -18,6 +18,7 @@ from tritserve.model.sequences import (
     Sequences,
     check_finite,
     check_lengths,
+    check_no_infinity,
     exact_float32,
 )
 from tritserve.model.signature import NO_SIGNATURE, Signature
@@ -65,8 +66,13 @@ class Dataset:
         return replace(self, sequences=sequences, labels=labels, groups=groups)
 
 
-def load(path: Path | str, split: Split) -> Dataset:
+def load(path: Path | str, split: Split, *, missing: bool = False) -> Dataset:
     """Reads one split; the other one is not looked at.
+
+    Args:
+        path: of the file.
+        split: which one.
+        missing: whether NaN is taken, as a value that is missing.
 
     Raises:
         OSError: the file cannot be read.
@@ -82,7 +88,8 @@ def load(path: Path | str, split: Split) -> Dataset:
             needed=(f"{split}_values", f"{split}_lengths"),
             wanted={f"y_{split}", f"groups_{split}", *Signature.model_fields},
         )
-        return parse(arrays, split, path.stem, hashlib.sha256(content).hexdigest())
+        sha256 = hashlib.sha256(content).hexdigest()
+        return parse(arrays, split, path.stem, sha256, missing=missing)
     except UserError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -100,7 +107,14 @@ def _read(content: bytes, needed: tuple[str, ...], wanted: set[str]) -> dict[str
     return arrays
 
 
-def parse(arrays: dict[str, npt.NDArray[Any]], split: Split, name: str, sha256: str) -> Dataset:
+def parse(
+    arrays: dict[str, npt.NDArray[Any]],
+    split: Split,
+    name: str,
+    sha256: str,
+    *,
+    missing: bool = False,
+) -> Dataset:
     values = arrays[f"{split}_values"]
     if values.ndim != 2 or values.dtype.kind not in REAL_KINDS:
         raise DataError(
@@ -113,7 +127,7 @@ def parse(arrays: dict[str, npt.NDArray[Any]], split: Split, name: str, sha256: 
         )
     lengths = check_lengths(arrays[f"{split}_lengths"], len(values))
     values = exact_float32(values, lengths)
-    check_finite(values, lengths)
+    (check_no_infinity if missing else check_finite)(values, lengths)
     labels = arrays.get(f"y_{split}")
     if labels is not None:
         if labels.shape != lengths.shape or labels.dtype.kind not in "iu":

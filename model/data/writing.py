@@ -29,6 +29,7 @@ def write(
     units: Iterable[str] | None = None,
     sampling_rate: float | None = None,
     layout: Layout | None = None,
+    missing: bool = False,
 ) -> None:
     """Writes a data set that `load` reads; what was at the path is replaced once all is right.
 
@@ -50,6 +51,8 @@ def write(
         sampling_rate: timesteps a second, in Hz.
         layout: `channels_first` if sequences are `[features, seq_len]`. If not given, they are
             taken to be `time_first`, with a warning where that is doubtful.
+        missing: whether NaN is taken, as a value that is missing. Only models that see channels one
+            by one take it.
 
     Raises:
         OSError: the file cannot be written.
@@ -90,7 +93,7 @@ def write(
             joined = Sequences.from_list(sequences, layout or "time_first", features)
             arrays |= {f"{split}_values": joined.values, f"{split}_lengths": joined.lengths}
             arrays |= _labels(named[split], split, numbers)
-            data = parse(arrays, split, "", "")
+            data = parse(arrays, split, "", "", missing=missing)
         except UserError as error:
             raise DataError(f"{split}: {error}") from error
         if layout is None:

@@ -42,7 +42,12 @@ class Standardize(nn.Module):
 
 
 class BitNet(nn.Module):
-    """A BitNet sequence encoder."""
+    """A BitNet sequence encoder.
+
+    Attributes:
+        calibration: center and spread of the first channels, where channels are seen one by one
+            and theirs are known.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -57,6 +62,7 @@ class BitNet(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.final_norm = make_norm(config)
         self.join = Join(config, config.channels) if config.channels else None
+        self.calibration: Calibration | None = None
 
     def read(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """What the encoder sees: `stride` timesteps in one, with differences, standardised.
@@ -148,22 +154,21 @@ class BitNet(nn.Module):
         lengths = torch.full((len(tokens),), tokens.shape[1])
         return self.pool(self.encode(self.standardize(tokens.flatten(0, 1)), lengths), lengths)
 
-    def embed_channels(
-        self, values: Tensor, lengths: Tensor, calibration: Calibration | None = None
-    ) -> Tensor:
+    def embed_channels(self, values: Tensor, lengths: Tensor) -> Tensor:
         """Embeds a batch whose channels are seen one by one.
 
         Args:
             values: `[timesteps, channels]` float32, NaN where a value is missing.
             lengths: `[batch]` int64; their sum is `timesteps`.
-            calibration: center and spread of the first channels.
 
         Returns:
             `[batch, output_size]` float32.
         """
         assert self.config.channels
         assert self.join
-        seen = channels.read(values.numpy(), lengths.numpy(), self.config.channels, calibration)
+        seen = channels.read(
+            values.numpy(), lengths.numpy(), self.config.channels, self.calibration
+        )
         rows = average_windows(self.embed_windows(torch.from_numpy(seen.tokens)), seen.windows)
         activity, levels = torch.from_numpy(seen.activity), torch.from_numpy(seen.levels)
         joined: Tensor = self.join(rows, activity, levels, values.shape[1])

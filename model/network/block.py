@@ -112,10 +112,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, places: Places) -> Tensor:
         """Attends within each sequence: `[timesteps, hidden_size]` to the same shape."""
         config = self.config
+        padded: Tensor = places.pad(self.query_key_value(x))
         # [batch, heads, seq_len, head_dim]
-        heads = places.pad(self.query_key_value(x)).unflatten(2, (-1, config.head_dim))
-        query, key, value = heads.transpose(1, 2).split(
-            [config.num_heads, config.key_value_heads, config.key_value_heads], dim=1
+        heads = padded.view(*places.shape, -1, config.head_dim).transpose(1, 2)
+        query, key, value = torch.split(
+            heads, [config.num_heads, config.key_value_heads, config.key_value_heads], dim=1
         )
         if places.turns:
             query, key = rotate(query, places.turns), rotate(key, places.turns)

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tritserve.model.channels import Calibration
 from tritserve.model.config import ModelConfig, Quantize
 from tritserve.model.packed.trits import Bytes, Trits, unpack_binary, unpack_ternary
@@ -94,3 +96,9 @@ def unpack(layer: PackedLayer, quantize: Quantize) -> Trits:
     """The integer weights of a layer, int8 `[out, in]`."""
     decode = unpack_ternary if quantize == "ternary" else unpack_binary
     return decode(layer.packed, math.prod(layer.shape)).reshape(layer.shape)
+
+
+def shares(layer: PackedLayer, quantize: Quantize) -> list[float]:
+    """Which shares of a layer's weights are -1, 0 and +1."""
+    weights = unpack(layer, quantize)
+    return [int(np.count_nonzero(weights == value)) / weights.size for value in (-1, 0, 1)]

@@ -1,5 +1,6 @@
-"""The default model: speaker embeddings of Japanese vowels."""
+"""The embedded models; the default one embeds numeric sequences of any kind."""
 
 from pathlib import Path
 
-DEFAULT_MODEL = Path(__file__).parent / "japanese-vowels.safetensors"
+EMBEDDED_MODELS = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.safetensors"))}
+DEFAULT_MODEL = EMBEDDED_MODELS["universal"]

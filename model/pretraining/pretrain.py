@@ -163,7 +163,7 @@ def pretrain(
         clear_run(folder, keep=POOL)
     take_steps(run, progress, folder, identity)
     encoder = run.learner.encoder.eval()
-    _measure_rows(encoder, pool[:MEASURED_SERIES])
+    measure_rows(encoder, pool[:MEASURED_SERIES])
     return Checkpoint(
         model=encoder,
         heads=run.learner.heads.state_dict(),
@@ -177,8 +177,13 @@ def pretrain(
 
 
 @torch.inference_mode()
-def _measure_rows(encoder: BitNet, series: Pool) -> None:
-    """Sets mean and deviation of pooled rows, by which they are standardised before joining."""
+def measure_rows(encoder: BitNet, series: Pool) -> None:
+    """Sets mean and deviation of pooled rows, by which they are standardised before joining.
+
+    Args:
+        encoder: sees channels one by one.
+        series: `[series, points]` float16, each of one channel.
+    """
     assert encoder.config.channels
     assert encoder.join
     rows = []

@@ -54,6 +54,8 @@ def _augment(
         # Each feature gains about `mix` of its own deviation, however many there are.
         turn = how.mix / np.sqrt(features) * rng.standard_normal((features, features))
         standard = np.where(std, (x - mean) / np.where(std, std, 1), 0)
+        # A missing value mixes as its mean, and stays missing.
+        standard = np.nan_to_num(standard, copy=False)
         x = x + standard @ turn.astype(np.float32) * std
     if how.crop:
         length = max(1, round(len(x) * rng.uniform(1 - how.crop, 1)))

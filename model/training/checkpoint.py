@@ -1,8 +1,9 @@
 """A trained model on disk: a folder of `model.safetensors` and `checkpoint.json`.
 
-The tensors are the encoder's latent float32 weights (`encoder.*`) and the training heads
-(`heads.*`). The JSON holds the recipe, the data set's hash, the scores and the versions: all that
-is needed to train the same model again.
+The tensors are the encoder's latent float32 weights (`encoder.*`), the training heads (`heads.*`)
+and, where channels are calibrated, their center and spread (`calibration.*`). The JSON holds the
+recipe, the data set's hash, the scores and the versions: all that is needed to train the same model
+again.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
@@ -65,6 +67,9 @@ def save(checkpoint: Checkpoint, folder: Path | str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"encoder.{k}": v.contiguous() for k, v in checkpoint.model.state_dict().items()}
     tensors |= {f"heads.{k}": v.contiguous() for k, v in checkpoint.heads.items()}
+    if checkpoint.model.calibration:
+        center, spread = map(torch.from_numpy, checkpoint.model.calibration)
+        tensors |= {"calibration.center": center, "calibration.spread": spread}
     replace_file(folder / TENSORS, safetensors.torch.save(tensors))
     description = {
         "name": checkpoint.name,
@@ -97,6 +102,8 @@ def load(folder: Path | str) -> Checkpoint:
         model = BitNet(content.model)
         tensors = safetensors.torch.load_file(folder / TENSORS)
         model.load_state_dict(_under("encoder.", tensors))
+        if calibration := _under("calibration.", tensors):
+            model.calibration = calibration["center"].numpy(), calibration["spread"].numpy()
         return Checkpoint(
             model=model,
             heads=_under("heads.", tensors),

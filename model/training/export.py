@@ -64,6 +64,9 @@ def export(
     with torch.inference_mode():
         embedding = model.eval()(torch.from_numpy(golden)[None])[0].numpy()
     tensors |= {"golden.values": golden, "golden.embedding": embedding}
+    if model.calibration:
+        center, spread = model.calibration
+        tensors |= {"calibration.center": center, "calibration.spread": spread}
     data = serialize(
         config=config,
         name=name,

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tritserve.model.config import ModelConfig
 from tritserve.model.network.bitnet import BitNet
 from tritserve.model.training.recipe import Objective, Schedule
 
@@ -59,10 +58,11 @@ def nt_xent(projected: Tensor, temperature: float) -> Tensor:
 class Learner(nn.Module):
     """The encoder with the linear heads that its losses need."""
 
-    def __init__(self, config: ModelConfig, classes: int, objective: Objective) -> None:
+    def __init__(self, encoder: BitNet, classes: int, objective: Objective) -> None:
         super().__init__()
+        config = encoder.config
         self.objective = objective
-        self.encoder = BitNet(config)
+        self.encoder = encoder
         self.heads = nn.ModuleDict()
         if objective.classification:
             self.heads["classifier"] = nn.Linear(config.output_size, classes)
@@ -85,32 +85,46 @@ class Learner(nn.Module):
                 other views of the first half, in the same order.
             labels: `[batch]` int64, where there are any.
         """
-        objective = self.objective
+        if self.encoder.config.channels:
+            losses = self._of_embeddings(self.encoder(values, lengths), labels)
+        else:
+            losses = self._of_timesteps(values, lengths, labels)
+        return torch.stack(losses).sum()
+
+    def _of_timesteps(self, values: Tensor, lengths: Tensor, labels: Tensor | None) -> list[Tensor]:
+        """The losses of an encoder that reads all features together."""
+        objective, losses = self.objective, []
         inputs, lengths = self.encoder.read(values, lengths)
         features = inputs[:, : self.encoder.config.features]
         if objective.mask:
             inputs = self._hide(inputs, lengths)
         encoded = self.encoder.encode(inputs, lengths)
-        total = encoded.new_zeros(())
         if objective.next_timestep:
-            total = total + objective.next_timestep * self._next(encoded, features, lengths)
+            losses.append(objective.next_timestep * self._next(encoded, features, lengths))
         if not (objective.classification or objective.contrast or objective.reconstruction):
-            return total
+            return losses
         embeddings = self.encoder.pool(encoded, lengths)
-        if objective.classification:
-            assert labels is not None
-            logits = self.heads["classifier"](embeddings)
-            total = total + objective.classification * F.cross_entropy(
-                logits, labels, label_smoothing=objective.label_smoothing
-            )
-        if objective.contrast:
-            projected = self.heads["projector"](embeddings)
-            total = total + objective.contrast * nt_xent(projected, objective.temperature)
+        losses += self._of_embeddings(embeddings, labels)
         if objective.reconstruction:
             target = resample(features, lengths, RECONSTRUCTED).flatten(1)
             decoded = self.heads["decoder"](embeddings)
-            total = total + objective.reconstruction * F.mse_loss(decoded, target)
-        return total
+            losses.append(objective.reconstruction * F.mse_loss(decoded, target))
+        return losses
+
+    def _of_embeddings(self, embeddings: Tensor, labels: Tensor | None) -> list[Tensor]:
+        """The losses that ask an embedding for its label, or for the other view."""
+        objective, losses = self.objective, []
+        if objective.classification:
+            assert labels is not None
+            logits = self.heads["classifier"](embeddings)
+            losses.append(
+                objective.classification
+                * F.cross_entropy(logits, labels, label_smoothing=objective.label_smoothing)
+            )
+        if objective.contrast:
+            projected = self.heads["projector"](embeddings)
+            losses.append(objective.contrast * nt_xent(projected, objective.temperature))
+        return losses
 
     def _hide(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """Some timesteps' features, and the differences that tell of them, as their means."""

@@ -1,13 +1,25 @@
 """Which fields of a recipe's objective can teach something from a data set."""
 
+from tritserve.model.config import ModelConfig
 from tritserve.model.data.dataset import Dataset
 from tritserve.model.training.recipe import Objective, Recipe, RecipeError
 
+# They ask for timesteps of all features, which a model that sees channels one by one has not.
+_OF_TIMESTEPS = ("next_timestep", "reconstruction", "mask")
+
 
 def idle_fields(
-    objective: Objective, data: Dataset, *, batch_size: int, stride: int
+    objective: Objective, data: Dataset, *, batch_size: int, stride: int, channels: bool
 ) -> dict[str, str]:
-    """The fields asked for that could teach nothing from `data`, each with the reason."""
+    """The fields asked for that could teach nothing, each with the reason.
+
+    Args:
+        objective: what is asked for.
+        data: what is to be trained on.
+        batch_size: sequences in a batch.
+        stride: timesteps that the model averages into one.
+        channels: whether the model sees channels one by one.
+    """
     sequences, labels = data.sequences, data.labels
     longest = int(sequences.lengths.max())
     reasons = {}
@@ -22,6 +34,12 @@ def idle_fields(
             f"a contrast needs two sequences in a batch; batch_size is {batch_size}, the training "
             f"part has {len(sequences)}"
         )
+    if channels:
+        asked = [field for field in _OF_TIMESTEPS if getattr(objective, field)]
+        reason = (
+            "{} is of models that read all features together; this one sees channels one by one"
+        )
+        return reasons | {field: reason.format(field) for field in asked}
     if longest <= stride:
         one = f"the longest sequence has {longest} timesteps, one at a stride of {stride}"
         if objective.next_timestep:
@@ -31,10 +49,15 @@ def idle_fields(
     return reasons
 
 
-def check_objective(recipe: Recipe, stride: int, data: Dataset) -> None:
-    """Raises RecipeError if a field that the recipe sets could teach nothing from `data`."""
-    batch_size = recipe.schedule.batch_size
-    reasons = idle_fields(recipe.objective, data, batch_size=batch_size, stride=stride)
+def check_objective(recipe: Recipe, config: ModelConfig, data: Dataset) -> None:
+    """Raises RecipeError if a field that the recipe sets could teach the model nothing."""
+    reasons = idle_fields(
+        recipe.objective,
+        data,
+        batch_size=recipe.schedule.batch_size,
+        stride=config.stride,
+        channels=config.channels is not None,
+    )
     if reasons:
         field, reason = next(iter(reasons.items()))
         raise RecipeError(f"{reason}; set {field} = 0 in [objective]")

@@ -39,14 +39,17 @@ def divide(
     data, held_out = hold_out(whole, recipe.validation, rng)
     scored = {} if held_out is None else {"validation": held_out}
     if recipe.score_test:
-        scored["test"] = _test_split(recipe, config, whole.labels)
+        scored["test"] = _test_split(recipe, config, whole, whole.labels)
     return data, scored
 
 
-def _test_split(recipe: Recipe, config: ModelConfig, train_labels: Labels) -> Dataset:
+def _test_split(
+    recipe: Recipe, config: ModelConfig, train: Dataset, train_labels: Labels
+) -> Dataset:
     try:
-        test = load(recipe.dataset, "test")
-        check_width(test.sequences.values, config.features, test.sequences.lengths)
+        test = load(recipe.dataset, "test", missing=config.channels is not None)
+        width = train.sequences.values.shape[1]
+        check_width(test.sequences.values, width, test.sequences.lengths)
         check_longest(test.sequences.lengths, config.max_timesteps)
         if test.labels is None:
             raise DataError("it has no y_test")

@@ -6,21 +6,37 @@ UEA archive, on held-out parts of their training splits (`docs/quality.md`).
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tritserve.model.config import MAX_NAME, MAX_STRIDE, MAX_TIMESTEPS, Quantize
+from tritserve.model.channels import windows
+from tritserve.model.config import MAX_NAME, MAX_STRIDE, MAX_TIMESTEPS, Channels, Quantize
 from tritserve.model.data.dataset import DataError, Dataset, load
 from tritserve.model.data.split import hold_out
 from tritserve.model.errors import DataWarning
-from tritserve.model.sequences import warn_if_transposed
+from tritserve.model.pretrained import EMBEDDED_MODELS
+from tritserve.model.sequences import Sequences, warn_if_transposed
 from tritserve.model.training.objective import idle_fields
-from tritserve.model.training.recipe import Augmentation, Objective, Recipe, RecipeError, Schedule
+from tritserve.model.training.recipe import (
+    FINE_TUNING_RATE,
+    FINE_TUNING_STEPS,
+    Augmentation,
+    Objective,
+    Recipe,
+    RecipeError,
+    Schedule,
+)
+from tritserve.model.training.start import read_start
 
+UNIVERSAL = "universal"
+# A training split of at most so many sequences begins with the universal encoder.
+MOST_TO_FINE_TUNE = 0
 # Longer sequences are averaged in time to about so many timesteps.
 TIMESTEPS = 64
-# A step costs about the same whatever the length of the sequences.
+# A step costs about the same whatever the length of the sequences, or their channels.
 TIMESTEPS_PER_BATCH = 1_536
+WINDOWS_PER_BATCH = 256
 SMALLEST_BATCH, LARGEST_BATCH = 8, 64
 VALIDATION = 0.2
 MIN_STEPS, MIN_EPOCHS = 800, 10
@@ -28,9 +44,26 @@ MIN_STEPS, MIN_EPOCHS = 800, 10
 LEARNING_RATE = 3e-3
 
 
+def better_start(dataset: Path | str) -> str | None:
+    """What the better recipe for a data set starts from, as `recipe_for` takes it.
+
+    It is the universal encoder where there are few sequences or values are missing.
+
+    Raises:
+        OSError: the data set cannot be read.
+        DataError: it is not of the form in `data/README.md`.
+    """
+    sequences = load(dataset, "train", missing=True).sequences
+    few = len(sequences) <= MOST_TO_FINE_TUNE
+    if UNIVERSAL in EMBEDDED_MODELS and (few or np.isnan(sequences.values).any()):
+        return UNIVERSAL
+    return None
+
+
 def recipe_for(
     dataset: Path | str,
     *,
+    start: str | None = None,
     quantize: Quantize = "ternary",
     use_labels: bool = True,
     validate: bool = False,
@@ -40,68 +73,91 @@ def recipe_for(
 
     Args:
         dataset: an `.npz` as `data/README.md` tells.
-        quantize: weights of the BitLinear layers.
+        start: an embedded model's name, or a packed file's path; random weights if not given.
+        quantize: weights of the BitLinear layers, where they are random.
         use_labels: whether to learn from the labels, or from the sequences alone.
         validate: whether to hold a fifth of the training split out for a score, where it can be.
         seed: of training.
 
     Raises:
-        OSError: the data set cannot be read.
-        DataError: it is not of the form in `data/README.md`.
-        RecipeError: labels are to be used and there are none, or all of one class, or a sequence
-            is longer than any model takes.
+        OSError: the data set, or the model to start from, cannot be read.
+        DataError: the data set is not of the form in `data/README.md`.
+        PackedFileError: what to start from is not a valid packed file.
+        RecipeError: labels are to be used and there are none, or all of one class, a sequence
+            is longer than the model takes, or there is no such model to start from.
 
     Warns:
         DataWarning: time and features look transposed, or nothing can be held out.
     """
-    data = load(dataset, "train")
+    packed = read_start(start) if start else None
+    data = load(dataset, "train", missing=packed is not None)
     warn_if_transposed(data.sequences, data.name)
     lengths = data.sequences.lengths
     longest = int(lengths.max())
-    if longest > MAX_TIMESTEPS:
+    most = packed.config.max_timesteps if packed else MAX_TIMESTEPS
+    if longest > most:
         raise RecipeError(
-            f"{dataset} has a sequence of {longest} timesteps, a model takes at most "
-            f"{MAX_TIMESTEPS}; cut it, or average timesteps"
+            f"{dataset} has a sequence of {longest} timesteps, a model takes at most {most}; "
+            "cut it, or average timesteps"
         )
-    stride = int(np.clip(round(float(lengths.mean()) / TIMESTEPS), 1, MAX_STRIDE))
-    nearest = 2 ** round(np.log2(TIMESTEPS_PER_BATCH * stride / lengths.mean()))
-    batch = int(np.clip(nearest, SMALLEST_BATCH, LARGEST_BATCH))
-    epochs_steps = -(-MIN_EPOCHS * len(lengths) // batch)
-    objective = _LABELLED if use_labels else _UNLABELLED
+    channels = packed.config.channels if packed else None
+    if channels:
+        stride, model = 1, {}
+        fitting = WINDOWS_PER_BATCH / _windows_each(data.sequences, channels)
+        min_steps, learning_rate = FINE_TUNING_STEPS, FINE_TUNING_RATE
+    else:
+        stride = int(np.clip(round(float(lengths.mean()) / TIMESTEPS), 1, MAX_STRIDE))
+        model = _small_model(longest, stride, quantize)
+        fitting = TIMESTEPS_PER_BATCH * stride / lengths.mean()
+        min_steps, learning_rate = MIN_STEPS, LEARNING_RATE
+    batch = int(np.clip(2 ** round(np.log2(fitting)), SMALLEST_BATCH, LARGEST_BATCH))
     part, validation = _to_train_on(data, seed) if validate else (data, 0.0)
-    idle = idle_fields(objective, part, batch_size=batch, stride=stride)
+    objective = _LABELLED if use_labels else _UNLABELLED
+    by_channel = channels is not None
+    idle = idle_fields(objective, part, batch_size=batch, stride=stride, channels=by_channel)
     if "classification" in idle:
         raise RecipeError(
             f"{dataset}: {idle['classification']}; --without-labels learns from the sequences alone"
         )
     objective = objective.model_copy(update=dict.fromkeys(idle, 0.0))
+    epochs_steps = -(-MIN_EPOCHS * len(lengths) // batch)
     return Recipe(
         # A file's name may be longer than a recipe's, and not Unicode.
         name=data.name.encode(errors="replace").decode()[:MAX_NAME],
         dataset=Path(dataset),
+        start=start,
         seed=seed,
         validation=validation,
-        model={
-            "hidden_size": 64,
-            "num_layers": 2,
-            "dropout": 0.0,
-            # Room for sequences longer than those seen.
-            "window_size": min(2 * longest, MAX_TIMESTEPS),
-            "quantize": quantize,
-            "sub_norm": True,
-            "positions": "rope",
-            "pooling": "weighted_mean",
-            "stride": stride,
-            "differences": 2,
-        },
+        model=model,
         objective=objective,
         schedule=Schedule(
-            steps=max(MIN_STEPS, epochs_steps),
-            batch_size=batch,
-            learning_rate=LEARNING_RATE,
+            steps=max(min_steps, epochs_steps), batch_size=batch, learning_rate=learning_rate
         ),
         augmentation=_AUGMENTATION if use_labels else _VIEWS,
     )
+
+
+def _small_model(longest: int, stride: int, quantize: Quantize) -> dict[str, Any]:
+    return {
+        "hidden_size": 64,
+        "num_layers": 2,
+        "dropout": 0.0,
+        # Room for sequences longer than those seen.
+        "window_size": min(2 * longest, MAX_TIMESTEPS),
+        "quantize": quantize,
+        "sub_norm": True,
+        "positions": "rope",
+        "pooling": "weighted_mean",
+        "stride": stride,
+        "differences": 2,
+    }
+
+
+def _windows_each(sequences: Sequences, channels: Channels) -> float:
+    """Of how many windows a sequence is, on the mean, where channels are seen one by one."""
+    cuts = [len(windows(length, channels.window)) for length in sequences.lengths.tolist()]
+    width: int = sequences.values.shape[1]
+    return width * float(np.mean(cuts))
 
 
 def _to_train_on(data: Dataset, seed: int) -> tuple[Dataset, float]:

@@ -8,6 +8,7 @@ from tritserve.model.evaluation.probe import linear_probe, neighbour_probe
 from tritserve.model.network.bitnet import BitNet
 from tritserve.model.sequences import FloatArray, Sequences
 
+# At once, sequences, or channels of those that are seen one by one.
 EVALUATION_BATCH = 256
 # The curve costs little: so many points, each of so many sequences of either part at most.
 CURVE_POINTS = 16
@@ -15,10 +16,12 @@ CURVE_SEQUENCES = 256
 
 
 def embed(model: BitNet, sequences: Sequences) -> FloatArray:
-    """Embeddings `[n, hidden_size]` float32 from the torch model, in evaluation mode."""
+    """Embeddings `[n, output_size]` float32 from the torch model, in evaluation mode."""
+    each = sequences.values.shape[1] if model.config.channels else 1
+    batch = max(1, EVALUATION_BATCH // each)
     parts = [
-        sequences.select(np.arange(start, min(start + EVALUATION_BATCH, len(sequences))))
-        for start in range(0, len(sequences), EVALUATION_BATCH)
+        sequences.select(np.arange(start, min(start + batch, len(sequences))))
+        for start in range(0, len(sequences), batch)
     ]
     model.eval()
     with torch.inference_mode():

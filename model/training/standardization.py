@@ -1,12 +1,16 @@
-"""What a model standardises its inputs by, from the sequences that it is trained on."""
+"""What a model standardises its inputs by, or is calibrated by: of the sequences to train on."""
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from tritserve.model.data.dataset import DataError
+from tritserve.model.data.dataset import DataError, Dataset
+from tritserve.model.engine.calibration import channel_statistics
+from tritserve.model.engine.value_check import ValueCheck
 from tritserve.model.inputs import model_inputs
-from tritserve.model.sequences import FloatArray, Sequences
+from tritserve.model.network.bitnet import BitNet
+from tritserve.model.sequences import FloatArray, SequenceError, Sequences
 
 # Far enough below the largest float32 for augmentation and differences.
 LARGEST_INPUT = 1e37
@@ -26,6 +30,43 @@ class Statistics:
     mean: FloatArray
     std: FloatArray
     divisor: FloatArray
+
+
+def fit(
+    encoder: BitNet, sequences: Sequences, scored: dict[str, Dataset]
+) -> tuple[FloatArray, FloatArray]:
+    """Tells an encoder the level and scale of what it will be trained on.
+
+    Args:
+        encoder: standardises its inputs by them, or is calibrated where it sees channels one by
+            one.
+        sequences: to train on.
+        scored: other parts, by name.
+
+    Returns:
+        Mean and deviation of each feature, `[features]` float32, 0 where it is constant.
+
+    Raises:
+        CalibrationError: a channel does not vary.
+        DataError: values are so large that training would overflow, or another part has some that
+            the packed model would refuse.
+    """
+    config = encoder.config
+    if config.channels:
+        encoder.calibration = channel_statistics(sequences.values)
+        return encoder.calibration
+    found = input_statistics(sequences, config.stride, config.differences)
+    encoder.standardize.mean.copy_(torch.from_numpy(found.mean))
+    encoder.standardize.std.copy_(torch.from_numpy(found.divisor))
+    check = ValueCheck(
+        found.mean, found.divisor, stride=config.stride, differences=config.differences
+    )
+    for part, other in scored.items():
+        try:
+            check(other.sequences.values, other.sequences.lengths)
+        except SequenceError as error:
+            raise DataError(f"the {part} part cannot be scored: {error}") from error
+    return found.mean[: config.features], found.std[: config.features]
 
 
 def input_statistics(sequences: Sequences, stride: int, differences: int) -> Statistics:

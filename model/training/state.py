@@ -32,7 +32,7 @@ def identify(recipe: Table, **more: Any) -> dict[str, Any]:
         recipe: of the run, or of a part of it.
         more: what decides it beside the recipe, such as the hash of a data set's file.
     """
-    fields = recipe.model_dump(mode="json", exclude={"dataset"})
+    fields = recipe.model_dump(mode="json", exclude={"dataset", "start"})
     return fields | more | {package: version(package) for package in PACKAGES}
 
 

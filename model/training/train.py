@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from tritserve.model.config import ModelConfig
-from tritserve.model.data.dataset import DataError, Dataset, load
-from tritserve.model.engine.value_check import ValueCheck
-from tritserve.model.errors import explain
-from tritserve.model.sequences import SequenceError, Sequences, warn_if_transposed
+from tritserve.model.data.dataset import Dataset, load
+from tritserve.model.network.bitnet import BitNet
+from tritserve.model.network.unpacking import from_packed
+from tritserve.model.sequences import warn_if_transposed
 from tritserve.model.training.augment import augment
 from tritserve.model.training.checkpoint import Checkpoint
 from tritserve.model.training.learner import Learner, make_optimizer, set_rate
@@ -34,10 +32,11 @@ from tritserve.model.training.memory import memory_needed
 from tritserve.model.training.monitor import Monitor
 from tritserve.model.training.objective import check_objective
 from tritserve.model.training.parts import divide
-from tritserve.model.training.recipe import Recipe, RecipeError
+from tritserve.model.training.recipe import Recipe
 from tritserve.model.training.run_folder import clear_run
 from tritserve.model.training.scores import ValidationCurve, score
-from tritserve.model.training.standardization import input_statistics
+from tritserve.model.training.standardization import fit
+from tritserve.model.training.start import model_config, read_start, sees_channels
 from tritserve.model.training.state import identify, load_state
 
 
@@ -65,31 +64,24 @@ class _Training:
         self.recipe = recipe
         self.steps = recipe.schedule.steps
         self.rng = np.random.default_rng(recipe.seed)
-        self.whole = load(recipe.dataset, "train")
-        self.config = _model_config(recipe, self.whole)
+        self.start = read_start(recipe.start) if recipe.start else None
+        self.whole = load(recipe.dataset, "train", missing=sees_channels(recipe))
+        self.config = model_config(recipe, self.start, self.whole)
         self.data, self.scored = divide(recipe, self.config, self.whole, self.rng)
-        check_objective(recipe, self.config.stride, self.data)
+        check_objective(recipe, self.config, self.data)
         self.curve = (
             ValidationCurve(self.data, self.scored["validation"], recipe.schedule.steps)
             if "validation" in self.scored
             else None
         )
-        self.learner = Learner(self.config, self.whole.classes, recipe.objective)
-        config, width = self.config, self.config.embed_dim
-        found = input_statistics(self.data.sequences, config.stride, config.differences)
-        self.learner.encoder.standardize.mean.copy_(torch.from_numpy(found.mean))
-        self.learner.encoder.standardize.std.copy_(torch.from_numpy(found.divisor))
-        self.statistics = found.mean[:width], found.std[:width]
+        encoder = from_packed(self.start) if self.start else BitNet(self.config)
+        self.statistics = fit(encoder, self.data.sequences, self.scored)
+        self.learner = Learner(encoder, self.whole.classes, recipe.objective)
         schedule = recipe.schedule
         self.optimizer = make_optimizer(self.learner, schedule.learning_rate, schedule.weight_decay)
         self.batches = _Batches(self.data, recipe.schedule.batch_size, self.rng)
         self.monitor = Monitor(self.learner.encoder)
         self.step = 0
-        check = ValueCheck(
-            found.mean, found.divisor, stride=config.stride, differences=config.differences
-        )
-        for part, other in self.scored.items():
-            _check_values(check, other.sequences, part)
 
     def advance(self) -> Step:
         """Takes one step."""
@@ -164,19 +156,23 @@ def train(
 
     Raises:
         OutOfMemoryError: the model or its batch does not fit into memory.
-        OSError: the data set cannot be read, or the folder not written.
+        OSError: the data set or the model to start from cannot be read, or the folder not written.
+        CalibrationError: of a model that sees channels one by one: a channel does not vary.
         DataError: the data set is not of the form in `data/README.md`, cannot be scored as the
             recipe says, or has values that would overflow.
-        RecipeError: the recipe does not fit the data set.
+        PackedFileError: what training is to start from is not a valid packed file.
+        RecipeError: the recipe does not fit the data set, or names no model to start from.
         StateError: the folder holds a damaged state, or one of another recipe, data set or version.
         TrainingError: the loss or its gradient is no longer finite.
+        UnpackError: the model to start from has weights that no training comes to.
 
     Warns:
         DataWarning: time and features of the data set look transposed.
     """
     run = _Training(recipe)
     warn_if_transposed(run.whole.sequences, run.whole.name)
-    identity = identify(recipe, data=run.whole.sha256)
+    start = run.start.revision if run.start else None
+    identity = identify(recipe, data=run.whole.sha256, start=start)
     if folder:
         if resume and (state := load_state(folder, identity)):
             run.restore(state)
@@ -196,36 +192,8 @@ def _checkpoint(run: _Training) -> Checkpoint:
     )
 
 
-def _check_values(check: ValueCheck, sequences: Sequences, part: str) -> None:
-    """Raises DataError if a part of a data set has values that the packed model would refuse."""
-    try:
-        check(sequences.values, sequences.lengths)
-    except SequenceError as error:
-        raise DataError(f"the {part} part cannot be scored: {error}") from error
-
-
 def _labels(batch: Dataset) -> Tensor | None:
     return None if batch.labels is None else torch.from_numpy(batch.labels)
-
-
-def _model_config(recipe: Recipe, data: Dataset) -> ModelConfig:
-    fields = recipe.model | {"embed_dim": data.sequences.values.shape[1]}
-    if recipe.model.get("embed_dim", fields["embed_dim"]) != fields["embed_dim"]:
-        raise RecipeError(
-            f"the recipe's embed_dim is {recipe.model['embed_dim']}, "
-            f"the data set has {fields['embed_dim']} features"
-        )
-    try:
-        config = ModelConfig(**fields)
-    except ValidationError as error:
-        raise RecipeError(f"[model] of the recipe: {explain(error)}") from error
-    longest = int(data.sequences.lengths.max())
-    if longest > config.max_timesteps:
-        raise RecipeError(
-            f"the data set has a sequence of {longest} timesteps, the model takes at most "
-            f"{config.max_timesteps}; set window_size in [model]"
-        )
-    return config
 
 
 def _describe(run: _Training, scores: dict[str, float]) -> dict[str, Any]:
@@ -241,9 +209,12 @@ def _describe(run: _Training, scores: dict[str, float]) -> dict[str, Any]:
         dataset["groups"] = len(np.unique(data.groups))
         dataset["groups_held_out"] = len(np.unique(held_out.groups))
         dataset["sequences_held_out"] = len(held_out.sequences)
-    return {
-        "recipe": run.recipe.model_dump(mode="json", exclude={"dataset"}),
+    described = {
+        "recipe": run.recipe.model_dump(mode="json", exclude={"dataset", "start"}),
         "dataset": dataset,
         "scores": scores,
         "versions": versions(),
     }
+    if run.start:
+        described["start"] = {"name": run.start.name, "revision": run.start.revision}
+    return described

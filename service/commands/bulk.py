@@ -22,8 +22,8 @@ def chunks(sequences: Sequences, timesteps: int, cost: Cost) -> Iterator[Sequenc
         yield sequences.select(rows)
 
 
-def embed_all(engine: Engine, sequences: Sequences) -> FloatArray:
-    """Embeddings `[batch, output_size]`, made part by part with a progress bar.
+def embed_all(engine: Engine, sequences: Sequences, *, apart: bool = False) -> FloatArray:
+    """Embeddings as `Engine.embed` gives them, made part by part with a progress bar.
 
     Raises:
         InvalidError: the model cannot take a sequence.
@@ -32,7 +32,7 @@ def embed_all(engine: Engine, sequences: Sequences) -> FloatArray:
     with progress_bar(len(sequences), "sequence") as bar:
         for part in chunks(sequences, EMBED_TIMESTEPS, cost_of(engine.model.config)):
             try:
-                parts.append(engine.embed(part.values, part.lengths))
+                parts.append(engine.embed(part.values, part.lengths, apart=apart))
             except SequenceError as error:
                 raise invalid(error, first_row=sum(map(len, parts))) from error
             bar.update(len(part))

@@ -23,15 +23,16 @@ def calibrate(model: Path, dataset: Path, out: Path) -> None:
     Of a model that sees channels one by one, without training: the mean and the deviation of each
     channel of the training split are stored in the packed file. So are the channels' names, their
     units and the sampling rate, where the data set has them: requests and files that name their
-    columns are held to them from then on.
+    columns are held to them from then on. NaN is a value that is missing, and counts for nothing.
     """
     if out.exists() and out.samefile(dataset):
         raise FileError(f"{out} is the data set; write the model to another file")
-    data = load(dataset, "train")
+    packed = read(model)
+    data = load(dataset, "train", missing=packed.config.channels is not None)
     center, spread = channel_statistics(data.sequences.values)
     # Classes are what a model was trained on; this one was not.
     meaning = data.signature.model_copy(update={"classes": ()})
-    content = calibrated(read(model), center, spread, meaning)
+    content = calibrated(packed, center, spread, meaning)
     replace_file(out, content)
     click.echo(
         f"{out}: calibrated by {len(center)} channels of {data.sequences.lengths.sum():,} "

@@ -3,9 +3,7 @@
 import json
 import math
 
-import numpy as np
-
-from tritserve.model.packed.content import PackedModel, unpack
+from tritserve.model.packed.content import PackedModel, shares
 from tritserve.model.signature import Signature
 from tritserve.model.text import printable
 
@@ -30,12 +28,10 @@ def describe(model: PackedModel) -> str:
         _HEADER,
     ]
     for name, layer in model.layers.items():
-        weights = unpack(layer, config.quantize)
-        shares = [float(np.mean(weights == value)) for value in (-1, 0, 1)]
         shape = f"{layer.shape[0]} x {layer.shape[1]}"
         lines.append(
             f"{name:38}{shape:>14}"
-            + "".join(f"{share:7.3f}" for share in shares)
+            + "".join(f"{share:7.3f}" for share in shares(layer, config.quantize))
             + _size(layer.packed.nbytes, math.prod(layer.shape))
         )
     stored = sum(layer.packed.nbytes for layer in model.layers.values())

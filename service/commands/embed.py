@@ -11,7 +11,7 @@ from tritserve.model.sequences import check_finite, check_no_infinity, check_wid
 from tritserve.service.commands.arguments import file_argument, model_option, threads_option
 from tritserve.service.commands.bulk import embed_all
 from tritserve.service.commands.files import check_target, read_sequences, write_embeddings
-from tritserve.service.forms.choices import Overlong, truncate
+from tritserve.service.forms.choices import Channels, Overlong, truncate
 from tritserve.service.forms.options import Options, finish
 
 
@@ -27,6 +27,13 @@ from tritserve.service.forms.options import Options, finish
     show_default=True,
     help="What becomes of sequences longer than the model takes.",
 )
+@click.option(
+    "--channels",
+    type=click.Choice(get_args(Channels)),
+    default="joined",
+    show_default=True,
+    help="Of a model that sees channels one by one: join them, or keep them apart, in order.",
+)
 @click.option("--normalize", is_flag=True, help="Scale embeddings to unit length.")
 @threads_option
 def embed(
@@ -35,6 +42,7 @@ def embed(
     model: Path,
     split: str | None,
     overlong: Overlong,
+    channels: Channels,
     normalize: bool,
     threads: int | None,
 ) -> None:
@@ -55,7 +63,8 @@ def embed(
     check_width(given.values, config.embed_dim, given.lengths)
     (check_no_infinity if config.channels else check_finite)(given.values, given.lengths)
     sequences, truncated = truncate(given, overlong, config.max_timesteps)
-    rows = finish(embed_all(engine, sequences), Options(normalize=normalize)).rows
+    embeddings = embed_all(engine, sequences, apart=channels == "apart")
+    rows = finish(embeddings, Options(normalize=normalize)).rows
     write_embeddings(out, rows)
     shortened = f", {len(truncated)} of them shortened" if truncated else ""
     click.echo(f"{out}: {len(rows)} embeddings of {rows.shape[1]} numbers{shortened}")

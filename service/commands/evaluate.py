@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import click
 
-from tritserve.model.data.dataset import load
+from tritserve.model.data.dataset import Split, load
 from tritserve.model.data.split import check_labels
 from tritserve.model.engine.engine import Engine
 from tritserve.model.errors import UserError
@@ -23,12 +24,14 @@ def evaluate(file: Path, dataset: Path, threads: int | None) -> None:
 
     The probes are the nearest neighbour, a logistic regression and an RBF SVM, each fitted on the
     training split's embeddings as TS2Vec's evaluation does. Each is shown when it is done; where
-    classes overlap, the SVM may take minutes.
+    classes overlap, the SVM may take minutes. A model that sees channels one by one takes NaN where
+    a value is missing.
     """
     from tritserve.model.evaluation.probe import probe  # noqa: PLC0415
 
     engine = Engine.load(file, threads=threads)
-    train, test = load(dataset, "train"), load(dataset, "test")
+    missing = engine.model.config.channels is not None
+    train, test = (load(dataset, split, missing=missing) for split in get_args(Split))
     if train.labels is None or test.labels is None:
         raise click.ClickException(f"{dataset} has no labels to probe for")
     check_labels(train.labels, test.labels)

@@ -8,11 +8,11 @@ import re
 from base64 import b64encode
 from hashlib import sha256
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
-from fastapi.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+
+from tritserve.service.http.assets import Assets
 
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
@@ -27,24 +27,11 @@ def add_docs(app: FastAPI) -> None:
         swagger_favicon_url="docs/assets/favicon-32x32.png",
     )
     policy = {"Content-Security-Policy": _policy(bytes(page.body))}
-    app.mount("/docs/assets", _Assets(packages=[("fastapi_swagger", "resources")]))
+    app.mount("/docs/assets", Assets(packages=[("fastapi_swagger", "resources")]))
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(page.body, headers=policy)
-
-
-class _Assets(StaticFiles):
-    """Files that always go whole: a range that is none would be refused in plain text."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [pair for pair in scope["headers"] if pair[0] != b"range"]
-        await super().__call__({**scope, "headers": headers}, receive, send)
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        response = await super().get_response(path, scope)
-        response.headers["Accept-Ranges"] = "none"
-        return response
 
 
 def _policy(page: bytes) -> str:

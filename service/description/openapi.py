@@ -47,6 +47,19 @@ _ANSWER_SCHEMA["properties"]["scales"] = {
     "description": "Only with precision int8: factors that give the numbers back.",
 }
 
+_LAYERS_SCHEMA = record(
+    revision={"type": "string", "description": "sha256 of the packed file"},
+    layers={
+        "type": "array",
+        "items": record(
+            name={"type": "string"},
+            shape={"type": "array", "items": COUNT, "description": "[out, in]"},
+            bytes=COUNT,
+            shares={"type": "array", "items": NUMBER, "description": "Of -1, 0 and +1."},
+        ),
+    },
+)
+
 
 EMBED: dict[str, Any] = {
     "summary": "Embed sequences",
@@ -89,6 +102,16 @@ EMBED: dict[str, Any] = {
 INFO: dict[str, Any] = {
     "summary": "The model, its configuration and the limits",
     "responses": describe_errors(*KEYED_ERRORS),
+}
+LAYERS: dict[str, Any] = {
+    "summary": "The packed layers, and which shares of their weights are -1, 0 and +1",
+    "responses": {
+        200: {
+            "description": "Layers in the order of the packed file.",
+            "content": {JSON: {"schema": _LAYERS_SCHEMA}},
+        },
+        **describe_errors(*KEYED_ERRORS),
+    },
 }
 LIVE: dict[str, Any] = {
     "summary": "Whether the process works; if not, restart it",

@@ -10,7 +10,7 @@ from typing import Any
 from tritserve.model.config import ModelConfig
 from tritserve.model.engine.engine import Engine, EngineError
 from tritserve.model.environment import available_processors
-from tritserve.model.packed.content import PackedModel
+from tritserve.model.packed.content import PackedModel, shares
 from tritserve.model.sequences import SequenceError, Sequences
 from tritserve.model.signature import Signature
 from tritserve.service.embedding.batcher import Batcher
@@ -52,6 +52,19 @@ def _by_channel(model: PackedModel) -> dict[str, int]:
         return {}
     known = 0 if model.calibration is None else len(model.calibration[0])
     return {"channel_size": model.config.channel_size, "calibrated_channels": known}
+
+
+def _layers(model: PackedModel) -> list[dict[str, Any]]:
+    """Of each packed layer its name, shape, size and the shares of -1, 0 and +1."""
+    return [
+        {
+            "name": name,
+            "shape": layer.shape,
+            "bytes": layer.packed.nbytes,
+            "shares": shares(layer, model.config.quantize),
+        }
+        for name, layer in model.layers.items()
+    ]
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -103,6 +116,7 @@ class ServedModel:
             "bits_per_weight": model.bits_per_weight,
         }
         self.users = 0
+        self._layers: list[dict[str, Any]] | None = None
         self._settings = settings
         self._metrics = metrics
         self.batcher = Batcher(
@@ -195,6 +209,12 @@ class ServedModel:
                 **self._counting(),
             },
         }
+
+    async def layers(self) -> list[dict[str, Any]]:
+        """The layers of `GET /info/layers`; all weights are looked at, the first time."""
+        if self._layers is None:
+            self._layers = await asyncio.to_thread(_layers, self.engine.model)
+        return self._layers
 
     def _counting(self) -> dict[str, int]:
         """Of a model that does not count timesteps, what each window of each channel counts."""

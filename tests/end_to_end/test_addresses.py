@@ -31,7 +31,7 @@ def test_a_unix_socket_is_served_and_removed_at_the_end(tmp_path, path, workers)
         assert {line["address"] for line in served(log)} == {host}
         transport = httpx.HTTPTransport(uds=str(path))
         with Client("http://localhost", transport=transport, retry_seconds=0) as client:
-            assert client.embed([np.zeros((2, 12), np.float32)]).shape == (1, 64)
+            assert client.embed([np.zeros((2, 12), np.float32)]).shape == (1, 1024)
         health = run_command("health", environment={"TRITSERVE_HOST": host})
         assert (health.returncode, health.stdout) == (0, "ready\n")
     assert not path.exists()

@@ -10,16 +10,15 @@ import pytest
 import tritonclient.grpc as triton
 import yaml
 
-from tests.builders import ROOT
+from tests.builders import JAPANESE_VOWELS, ROOT
 from tests.end_to_end.server import log_lines, serving
 from tests.end_to_end.test_connections import certificate
 from tests.end_to_end.test_triton_client import MODEL, free_port
-from tritserve.model.pretrained import DEFAULT_MODEL
 
 READ_ONLY = (Path(__file__).with_name("read_only.py"),)
 KEY = {"Authorization": "Bearer first-secret"}
 ONE_PROCESS = {
-    "TRITSERVE_MODEL": str(DEFAULT_MODEL),
+    "TRITSERVE_MODEL": str(JAPANESE_VOWELS),
     "TRITSERVE_HOST": "0.0.0.0",
     "TRITSERVE_THREADS": "1",
     "TRITSERVE_QUEUE_TIMESTEPS": "50000",
@@ -76,7 +75,7 @@ def test_several_workers_need_none_either_but_do_not_count_together(tmp_path):
     cert, _ = certificate(tmp_path)
     trust = ssl.create_default_context(cafile=cert)
     settings = {"environment": workers, "program": READ_ONLY, "verify": trust}
-    with serving(log=log, **settings) as (url, process):
+    with serving("--model", JAPANESE_VOWELS, log=log, **settings) as (url, process):
         check(url, trust)
         where = f"127.0.0.1:{workers['TRITSERVE_GRPC_PORT']}"
         with triton.InferenceServerClient(where, ssl=True, root_certificates=str(cert)) as client:

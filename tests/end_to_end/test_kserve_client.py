@@ -12,11 +12,10 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 
-from tests.builders import DATA
+from tests.builders import DATA, JAPANESE_VOWELS
 from tests.end_to_end.server import free_port, serving
 from tritserve.model.data.dataset import load
 from tritserve.model.engine.engine import Engine
-from tritserve.model.pretrained import DEFAULT_MODEL
 
 MODEL = "japanese-vowels"
 
@@ -110,7 +109,7 @@ def call(request, tmp_path_factory):
     log = tmp_path_factory.mktemp("kserve") / "log"
     spawning = multiprocessing.get_context("spawn")
     with (
-        serving(log=log, environment=environment) as (url, _),
+        serving("--model", JAPANESE_VOWELS, log=log, environment=environment) as (url, _),
         ProcessPoolExecutor(1, mp_context=spawning) as process,
     ):
         if request.param == "rest":
@@ -127,7 +126,7 @@ def sequences():
 
 @pytest.fixture(scope="module")
 def engine():
-    return Engine.load(DEFAULT_MODEL)
+    return Engine.load(JAPANESE_VOWELS)
 
 
 def to_arrays(sequences, dtype="FP32"):

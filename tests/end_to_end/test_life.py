@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.builders import ATTACKS, DATA, npy, random_packed
+from tests.builders import ATTACKS, DATA, JAPANESE_VOWELS, npy, random_packed
 from tests.end_to_end.server import (
     connect,
     log_lines,
@@ -27,7 +27,6 @@ from tests.end_to_end.server import (
 )
 from tests.service.test_settings import SERVICE_LINKS
 from tritserve.model.engine.engine import Engine
-from tritserve.model.pretrained import DEFAULT_MODEL
 from tritserve.service.client.client import Client, RequestError
 
 # Slow on purpose: a call of the engine takes a while, so that requests are caught in it.
@@ -162,7 +161,7 @@ def test_no_thread_keeps_the_process_alive(tmp_path, workers):
         headers = {"Content-Type": "application/json"}
         pending = [
             pool.submit(httpx.post, f"{url}{path}", content=content, headers=headers, timeout=30)
-            for path in ("/embed", "/v2/models/japanese-vowels/infer")
+            for path in ("/embed", "/v2/models/universal/infer")
         ]
         half_sent.sendall(
             b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -214,7 +213,7 @@ def test_no_thread_keeps_a_grpc_call_or_the_process_alive(tmp_path):
 
 def test_a_reload_that_does_not_end_keeps_nothing_alive(tmp_path):
     model = tmp_path / "model.safetensors"
-    shutil.copy(DEFAULT_MODEL, model)
+    shutil.copy(JAPANESE_VOWELS, model)
     log = tmp_path / "log"
     environment = {"TRITSERVE_ADMIN_KEY": "a-long-secret"}
     key = {"Authorization": "Bearer a-long-secret"}
@@ -248,7 +247,7 @@ def test_new_requests_are_answered_during_the_drain_delay(tmp_path):
 
 def test_reloading_swaps_the_model_and_a_broken_file_leaves_the_old_one(tmp_path):
     model = tmp_path / "model.safetensors"
-    shutil.copy(DEFAULT_MODEL, model)
+    shutil.copy(JAPANESE_VOWELS, model)
     environment = {"TRITSERVE_ADMIN_KEY": "a-long-secret"}
     key = {"Authorization": "Bearer a-long-secret"}
 
@@ -285,7 +284,7 @@ def test_reloading_swaps_the_model_and_a_broken_file_leaves_the_old_one(tmp_path
         assert revision() == second
         assert httpx.get(f"{url}/health/ready").status_code == 200
 
-        replace(DEFAULT_MODEL)
+        replace(JAPANESE_VOWELS)
         process.send_signal(signal.SIGHUP)
         wait_for(lambda: revision() == first)
         process.terminate()
@@ -299,7 +298,7 @@ def test_reloading_is_off_unless_keyed(tmp_path):
 
 def test_reloading_under_load_loses_nothing(tmp_path):
     model, log = tmp_path / "model.safetensors", tmp_path / "log"
-    shutil.copy(DEFAULT_MODEL, model)
+    shutil.copy(JAPANESE_VOWELS, model)
     with np.load(DATA / "JapaneseVowels.npz") as arrays:
         values, lengths = arrays["test_values"], arrays["test_lengths"]
     utterances = np.split(values, np.cumsum(lengths)[:-1])

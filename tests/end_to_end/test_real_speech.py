@@ -8,23 +8,23 @@ import pytest
 import safetensors.numpy
 from click.testing import CliRunner
 
-from tests.builders import ATTACKS, DATA, cosines
+from tests.builders import ATTACKS, DATA, JAPANESE_VOWELS, cosines
 from tests.end_to_end.server import serving
 from tritserve.model.data.dataset import load
 from tritserve.model.evaluation.probe import linear_probe
 from tritserve.model.packed.file import read
-from tritserve.model.pretrained import DEFAULT_MODEL
 from tritserve.model.training.recipe import read_recipe
 from tritserve.service.client.client import Client
 from tritserve.service.commands.cli import main
 
 VOWELS = DATA / "JapaneseVowels.npz"
-RECIPE = DEFAULT_MODEL.with_suffix(".toml")
+RECIPE = JAPANESE_VOWELS.with_suffix(".toml")
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    with serving(log=tmp_path_factory.mktemp("serve") / "log") as (url, _):
+    log = tmp_path_factory.mktemp("serve") / "log"
+    with serving("--model", JAPANESE_VOWELS, log=log) as (url, _):
         yield url
 
 
@@ -69,7 +69,7 @@ def test_the_embedded_model_tells_speakers_apart(url):
 
 
 def test_info_says_what_the_bytes_say(url):
-    data = DEFAULT_MODEL.read_bytes()
+    data = JAPANESE_VOWELS.read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     packed = [v for k, v in header.items() if k.endswith(".packed")]
     stored = sum(v["data_offsets"][1] - v["data_offsets"][0] for v in packed)
@@ -78,7 +78,7 @@ def test_info_says_what_the_bytes_say(url):
     assert info["bits_per_weight"] == pytest.approx(8 * stored / weights, rel=1e-12)
     assert info["bits_per_weight"] == pytest.approx(1.6, abs=1e-3)
     assert info["output_size"] == 64
-    assert info["revision"] == read(DEFAULT_MODEL).revision
+    assert info["revision"] == read(JAPANESE_VOWELS).revision
 
 
 def test_a_binary_model_is_trained_packed_served_and_good(tmp_path):
@@ -103,7 +103,7 @@ def test_the_command_embeds_files_as_the_service_does(url, tmp_path, form):
     with Client(url) as client:
         expected = client.embed(test)
     out = tmp_path / f"embeddings.{form}"
-    run(["embed", VOWELS, out, "--split", "test"])
+    run(["embed", VOWELS, out, "--split", "test", "--model", JAPANESE_VOWELS])
     if form == "npy":
         got = np.load(out)
     elif form == "npz":
@@ -115,12 +115,10 @@ def test_the_command_embeds_files_as_the_service_does(url, tmp_path, form):
 
 def test_torch_and_the_engine_agree_on_real_speech(url, tmp_path):
     """The embedded file's weights in the torch model: cosine 0.9999 and more on every utterance."""
-    from tests.builders import torch_embed, unpacked_state  # noqa: PLC0415
-    from tritserve.model.network.bitnet import BitNet  # noqa: PLC0415
+    from tests.builders import torch_embed  # noqa: PLC0415
+    from tritserve.model.network.unpacking import from_packed  # noqa: PLC0415
 
-    packed = read(DEFAULT_MODEL)
-    model = BitNet(packed.config).eval()
-    model.load_state_dict(unpacked_state(packed))
+    model = from_packed(read(JAPANESE_VOWELS)).eval()
     data = load(VOWELS, "test")
     with Client(url) as client:
         got = client.embed(data.sequences.split())
@@ -135,7 +133,7 @@ def run(arguments):
 
 
 def test_evaluate_tells_the_accuracy_of_each_probe():
-    lines = run(["evaluate", DEFAULT_MODEL, VOWELS]).splitlines()
+    lines = run(["evaluate", JAPANESE_VOWELS, VOWELS]).splitlines()
     accuracies = {name: float(value) for name, value in map(str.split, lines[1:])}
     assert lines[0] == "accuracy on 370 test sequences:"
     assert set(accuracies) == {"svm", "linear", "neighbour"}
@@ -157,7 +155,7 @@ def test_the_commands_say_what_is_wrong_in_one_line(tmp_path):
     hostile = ATTACKS / "byte_243.safetensors"
     for arguments, message in [
         (["inspect", hostile], "byte 0 is 243"),
-        (["evaluate", DEFAULT_MODEL, hostile], "is not an .npz file"),
+        (["evaluate", JAPANESE_VOWELS, hostile], "is not an .npz file"),
         (["train", hostile], "is not TOML"),
         (["pack", tmp_path, tmp_path / "x"], "No such file"),
         (["serve", "--model", hostile], "byte 0 is 243"),

@@ -14,9 +14,8 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.builders import random_packed
+from tests.builders import JAPANESE_VOWELS, random_packed
 from tests.end_to_end.server import connect, log_lines, refused_start, serving, wait_for
-from tritserve.model.pretrained import DEFAULT_MODEL
 from tritserve.service.http.listening import listen
 from tritserve.service.settings import Settings
 
@@ -61,7 +60,7 @@ def served(log):
 
 
 def test_the_log_says_what_is_served_and_where(tmp_path):
-    model, log = shutil.copy(DEFAULT_MODEL, tmp_path / "model.safetensors"), tmp_path / "log"
+    model, log = shutil.copy(JAPANESE_VOWELS, tmp_path / "model.safetensors"), tmp_path / "log"
     environment = {"TRITSERVE_ADMIN_KEY": "administrator", "TRITSERVE_THREADS": "1"}
     with serving("--model", model, log=log, environment=environment) as (url, process):
         first = httpx.get(f"{url}/info").json()

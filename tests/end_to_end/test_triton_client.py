@@ -17,13 +17,12 @@ import tritonclient.http.aio
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
-from tests.builders import DATA, random_packed
+from tests.builders import DATA, JAPANESE_VOWELS, random_packed
 from tests.end_to_end.server import free_port, run_command, serving
 from tests.end_to_end.test_connections import certificate
 from tests.end_to_end.test_life import SLOW, first, large_batch, queued, wait_for
 from tritserve.model.data.dataset import load
 from tritserve.model.engine.engine import Engine
-from tritserve.model.pretrained import DEFAULT_MODEL
 from tritserve.service.oip.grpc import messages as grpc_messages
 
 MODEL = "japanese-vowels"
@@ -36,7 +35,7 @@ def addresses(tmp_path_factory):
     port = free_port()
     environment = {"TRITSERVE_GRPC_PORT": str(port)}
     log = tmp_path_factory.mktemp("triton") / "log"
-    with serving(log=log, environment=environment) as (url, _):
+    with serving("--model", JAPANESE_VOWELS, log=log, environment=environment) as (url, _):
         yield {HTTP: url.removeprefix("http://"), GRPC: f"127.0.0.1:{port}"}
 
 
@@ -50,6 +49,8 @@ def client(request, addresses):
 def test_a_log_that_cannot_be_written_is_no_failure(tmp_path):
     port = free_port()
     with serving(
+        "--model",
+        JAPANESE_VOWELS,
         log=tmp_path / "log",
         environment={"TRITSERVE_GRPC_PORT": str(port)},
         program=first("os.dup2(os.open('/dev/full', os.O_WRONLY), 2)"),
@@ -68,7 +69,7 @@ def sequences():
 
 @pytest.fixture(scope="module")
 def expected(sequences):
-    return Engine.load(DEFAULT_MODEL).embed(sequences.values, sequences.lengths)
+    return Engine.load(JAPANESE_VOWELS).embed(sequences.values, sequences.lengths)
 
 
 def inputs(library, sequences, **form):
@@ -276,8 +277,9 @@ def test_tls_is_for_grpc_too(tmp_path, sequences, expected, joined):
         environment["TRITSERVE_SSL_KEYFILE"] = str(key)
     (tmp_path / "trusted.pem").write_bytes(trusted)
     context = ssl.create_default_context(cafile=tmp_path / "trusted.pem")
+    arguments = {"log": tmp_path / "log", "environment": environment, "verify": context}
     with (
-        serving(log=tmp_path / "log", environment=environment, verify=context),
+        serving("--model", JAPANESE_VOWELS, **arguments),
         GRPC.InferenceServerClient(
             f"127.0.0.1:{port}", ssl=True, root_certificates=str(tmp_path / "trusted.pem")
         ) as client,
@@ -289,8 +291,9 @@ def test_tls_is_for_grpc_too(tmp_path, sequences, expected, joined):
 def test_workers_share_the_port_and_finish_what_they_accepted(tmp_path, sequences, expected):
     port = free_port()
     environment = {"TRITSERVE_GRPC_PORT": str(port)}
+    arguments = ("--workers", "2", "--model", JAPANESE_VOWELS)
     with (
-        serving("--workers", "2", log=tmp_path / "log", environment=environment) as (_, process),
+        serving(*arguments, log=tmp_path / "log", environment=environment) as (_, process),
         GRPC.InferenceServerClient(f"127.0.0.1:{port}") as client,
     ):
         for _ in range(3):

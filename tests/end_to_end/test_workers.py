@@ -13,9 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.builders import random_packed
+from tests.builders import JAPANESE_VOWELS, random_packed
 from tests.end_to_end.server import serving, wait_for
-from tritserve.model.pretrained import DEFAULT_MODEL
 from tritserve.service.process.shared_folder import PREFIX
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -104,7 +103,7 @@ def test_workers_count_together(tmp_path):
 
 
 def test_a_supervisor_gives_up_when_no_worker_can_start(tmp_path):
-    model = shutil.copy(DEFAULT_MODEL, tmp_path / "model.safetensors")
+    model = shutil.copy(JAPANESE_VOWELS, tmp_path / "model.safetensors")
     log = tmp_path / "log"
     with serving("--workers", "2", "--model", model, log=log) as (_, process):
         wait_for(lambda: len(worker_pids(process)) == 2)
@@ -179,7 +178,7 @@ def test_a_folder_for_the_metrics_of_another_program_is_passed_over(tmp_path, wo
 
 
 def test_a_reload_by_request_reaches_all_workers(tmp_path):
-    model = shutil.copy(DEFAULT_MODEL, tmp_path / "model.safetensors")
+    model = shutil.copy(JAPANESE_VOWELS, tmp_path / "model.safetensors")
     key = {"Authorization": "Bearer a-long-secret"}
     environment = {"TRITSERVE_ADMIN_KEY": "a-long-secret"}
     arguments = ("--workers", "3", "--model", model)

@@ -217,3 +217,14 @@ def test_what_makes_no_data_set_is_not_written(tmp_path, given, message):
     with pytest.raises(DataError, match=message):
         write(path, **({"train": [[[1.0]], [[2.0]]]} | given))
     assert path.read_bytes() == b"as it was"
+
+
+def test_missing_values_are_taken_where_they_are_asked_for(tmp_path):
+    path = tmp_path / "holes.npz"
+    write(path, [[[1.0, np.nan]], [[2.0, 3.0]]], missing=True)
+    with pytest.raises(DataError, match="sequence 0, timestep 0, feature 1 is nan"):
+        load(path, "train")
+    values = load(path, "train", missing=True).sequences.values
+    np.testing.assert_array_equal(values, [[1, np.nan], [2, 3]])
+    with pytest.raises(DataError, match="feature 0 is inf; values must be finite, or NaN"):
+        write(path, [[[np.inf]]], missing=True)

@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from tritserve.model.pretraining.recipe import (
     PretrainSchedule,
     read_pretrain_recipe,
 )
+from tritserve.model.pretraining.worker import write_block
 from tritserve.model.training.checkpoint import load
 from tritserve.model.training.log import read_log
 from tritserve.model.training.loop import TrainingError
@@ -116,6 +120,30 @@ def test_one_seed_gives_one_model_and_another_seed_another(tmp_path, pool):
     first = weights(pretrain(small(tmp_path), pool, tmp_path / "a"))
     assert first == weights(pretrain(small(tmp_path), pool, tmp_path / "b"))
     assert first != weights(pretrain(small(tmp_path, seed=1), pool, tmp_path / "c"))
+
+
+def test_pretraining_opens_no_file_but_its_own(tmp_path):
+    """No data set is among what it learns from: all of it is drawn from a seed."""
+    opened, recording = [], True
+
+    def record(event, arguments):
+        if recording and event == "open":
+            opened.append(arguments[0])
+
+    sys.addaudithook(record)  # which stays for as long as the process
+    recipe, pool = small(tmp_path), tmp_path / "run" / "pool"
+    pool.mkdir(parents=True)
+    # Here, and not in another process, which no hook of this one sees.
+    write_block(pool / "000000.npy", recipe.seed, 0, recipe.prior.series, recipe.prior)
+    pretrain(recipe, draw(recipe, pool.parent), pool.parent)
+    recording = False
+
+    files = {Path(os.fsdecode(file)) for file in opened if not isinstance(file, int)}
+    assert pool / "000000.npy" in files
+    # Modules and what is said of packages, which importing reads; what the system tells of itself.
+    aside = re.compile(r".*(\.py|\.pyc|\.so|\.zip|\.dist-info/\w+(\.txt)?)|/(dev|proc|sys)/.*")
+    foreign = {file for file in files if not file.is_relative_to(tmp_path)}
+    assert not [file for file in foreign if not aside.fullmatch(str(file))]
 
 
 @pytest.mark.parametrize("loss", ["contrast", "reconstruction"])

@@ -102,3 +102,17 @@ def test_a_constant_is_mixed_into_nothing_however_it_is_rounded():
     mixed = augment(batch, Augmentation(mix=0.3), mean, std, 99, np.random.default_rng(0))
     assert mixed.values[:, 0].std() < 1.5
     assert mixed.values[:, 1].tobytes() == batch.values[:, 1].tobytes()
+
+
+def test_a_missing_value_stays_missing_and_mixes_into_nothing():
+    batch = random_batch([10], 3)
+    batch.values[4, 1] = np.nan
+    mixed = augment(
+        batch,
+        Augmentation(mix=0.4),
+        np.zeros(3, np.float32),
+        np.ones(3, np.float32),
+        10,
+        np.random.default_rng(0),
+    )
+    np.testing.assert_array_equal(np.isnan(mixed.values), np.isnan(batch.values))

@@ -7,6 +7,7 @@ import torch
 from tests.builders import DATA, random_batch
 from tritserve.model.config import ModelConfig
 from tritserve.model.evaluation.probe import linear_probe
+from tritserve.model.network.bitnet import BitNet
 from tritserve.model.sequences import Sequences
 from tritserve.model.training.learner import Learner, nt_xent, resample
 from tritserve.model.training.recipe import (
@@ -190,7 +191,7 @@ def test_nothing_tells_of_hidden_timesteps():
     torch.manual_seed(0)
     config = ModelConfig(embed_dim=2, hidden_size=16, num_layers=1, differences=2)
     objective = Objective(classification=0.0, next_timestep=0.0, reconstruction=1.0, mask=0.3)
-    learner = Learner(config, 0, objective)
+    learner = Learner(BitNet(config), 0, objective)
     batch = random_batch([1, 2, 9, 40], 2)
     given = torch.from_numpy(batch.values), torch.from_numpy(batch.lengths)
     whole, _ = learner.encoder.read(*given)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.builders import CHANNELS, random_packed
+from tests.builders import CHANNELS, JAPANESE_VOWELS, random_packed
+from tritserve.model.data.dataset import load
 from tritserve.model.data.writing import write
 from tritserve.model.engine.engine import Engine
 from tritserve.model.packed.file import read
-from tritserve.model.pretrained import DEFAULT_MODEL
 from tritserve.service.commands.cli import main
 
 NAMES = ["speed", "torque"]
@@ -66,7 +66,7 @@ def test_inspect_tells_of_channels(model):
     told = shown("inspect", model)
     assert "ternary, any number of channels to 52 dimensions" in told
     assert "not calibrated" in told
-    assert "calibrated" not in shown("inspect", DEFAULT_MODEL)
+    assert "calibrated" not in shown("inspect", JAPANESE_VOWELS)
 
 
 def test_bench_takes_any_number_of_channels(model):
@@ -76,7 +76,7 @@ def test_bench_takes_any_number_of_channels(model):
 
 
 def test_bench_of_a_model_that_joins_features_has_no_channels():
-    bench = ("bench", "--model", DEFAULT_MODEL, "--batch", 2, "--seconds", 0.1, "--threads", 1)
+    bench = ("bench", "--model", JAPANESE_VOWELS, "--batch", 2, "--seconds", 0.1, "--threads", 1)
     assert json.loads(shown(*bench))["features"] == 12
     assert "takes 12 features; leave --channels out" in refusal(*bench, "--channels", 6)
 
@@ -94,7 +94,7 @@ def test_embed_takes_missing_values(model, tmp_path):
     assert "sequence 2, timestep 9, feature 1 is inf" in told
     values = np.full((1, 2, 12), np.nan, np.float32)
     np.save(tmp_path / "in.npy", values)
-    told = refusal("embed", tmp_path / "in.npy", tmp_path / "out.npy", "--model", DEFAULT_MODEL)
+    told = refusal("embed", tmp_path / "in.npy", tmp_path / "out.npy", "--model", JAPANESE_VOWELS)
     assert "feature 0 is nan; values must be finite" in told
 
 
@@ -146,7 +146,7 @@ def test_calibrate_again_forgets_what_was_known(model, dataset, tmp_path):
 
 def test_calibrate_refuses_what_it_cannot_do_and_writes_nothing(model, dataset, tmp_path):
     out = tmp_path / "out.safetensors"
-    told = refusal("calibrate", DEFAULT_MODEL, dataset, out)
+    told = refusal("calibrate", JAPANESE_VOWELS, dataset, out)
     assert "was trained on features of its own, with their level and scale" in told
     flat = tmp_path / "flat.npz"
     write(flat, [np.c_[np.arange(9.0), np.ones(9)]])
@@ -157,3 +157,40 @@ def test_calibrate_refuses_what_it_cannot_do_and_writes_nothing(model, dataset, 
     assert "is the data set" in refusal("calibrate", model, dataset, link)
     assert dataset.read_bytes() == before
     assert not out.exists()
+
+
+def with_missing(dataset, path):
+    arrays = dict(np.load(dataset))
+    arrays["train_values"][3, 1] = arrays["test_values"][25, 0] = np.nan
+    np.savez(path, **arrays)
+    return path
+
+
+def test_evaluate_and_calibrate_take_missing_values(model, dataset, tmp_path):
+    holes, out = with_missing(dataset, tmp_path / "holes.npz"), tmp_path / "out.safetensors"
+    assert "accuracy on 16 test sequences" in shown("evaluate", model, holes)
+    shown("calibrate", model, holes, out)
+    center, _ = read(out).calibration
+    values = np.load(holes)["train_values"].astype(np.float64)
+    np.testing.assert_allclose(center, np.nanmean(values, axis=0), rtol=1e-6)
+    told = refusal("evaluate", JAPANESE_VOWELS, holes)
+    assert "sequence 0, timestep 3, feature 1 is nan; values must be finite" in told
+    arrays = dict(np.load(holes))
+    arrays["train_values"][4, 0] = np.inf
+    np.savez(holes, **arrays)
+    for command in (("evaluate", model, holes), ("calibrate", model, holes, out)):
+        told = refusal(*command)
+        assert "sequence 0, timestep 4, feature 0 is inf; values must be finite, or NaN" in told
+
+
+def test_embed_keeps_channels_apart(model, dataset, tmp_path):
+    out = tmp_path / "out.npy"
+    told = shown("embed", dataset, out, "--split", "test", "--model", model, "--channels", "apart")
+    test = load(dataset, "test").sequences
+    expected = Engine.load(model).embed(test.values, test.lengths, apart=True)
+    assert np.load(out).tobytes() == expected.tobytes()
+    assert f"16 embeddings of {2 * read(model).config.channel_size} numbers" in told
+    values = np.zeros((1, 2, 12), np.float32)
+    np.save(tmp_path / "in.npy", values)
+    apart = ("embed", tmp_path / "in.npy", out, "--model", JAPANESE_VOWELS, "--channels", "apart")
+    assert "this model joins its features; it cannot keep channels apart" in refusal(*apart)

@@ -1,4 +1,4 @@
-"""`tritserve embed`, with the embedded model: 12 features, at most 60 timesteps."""
+"""`tritserve embed`, with a model of 12 features, at most 60 timesteps."""
 
 import json
 import resource
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tests.builders import JAPANESE_VOWELS
 from tritserve.model.packed.tensors import save_tensors
-from tritserve.model.pretrained import DEFAULT_MODEL
 from tritserve.service.commands.cli import main
 
 DENSE = np.random.default_rng(0).standard_normal((3, 4, 12), dtype=np.float32)
 
 
 def run(*arguments):
-    return CliRunner().invoke(main, ["embed", *map(str, arguments)])
+    return CliRunner().invoke(main, ["embed", "--model", *map(str, (JAPANESE_VOWELS, *arguments))])
 
 
 def refused(*arguments):
@@ -56,7 +56,7 @@ def test_tensors_of_a_type_that_numpy_lacks(tmp_path):
 def test_what_is_read_is_not_written_over(tmp_path):
     source = saved(tmp_path / "in.npy", DENSE)
     model = tmp_path / "m.safetensors"
-    model.write_bytes(DEFAULT_MODEL.read_bytes())
+    model.write_bytes(JAPANESE_VOWELS.read_bytes())
     (tmp_path / "link.npy").symlink_to(source)
     before = source.read_bytes()
     for out in (source, tmp_path / "link.npy", model):

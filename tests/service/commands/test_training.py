@@ -45,7 +45,7 @@ def test_a_recipe_finds_its_data_set_from_where_it_is_written(tmp_path, monkeypa
     for folder in ("recipes", "elsewhere"):
         text = (tmp_path / folder / "r.toml").read_text()
         assert 'dataset = "../sets/d.npz"' in text
-        assert "# The data set's path is relative to the folder of this file." in text
+        assert "# Paths are relative to the folder of this file." in text
         found = read_recipe(tmp_path / folder / "r.toml")
         assert found.dataset == data
         assert found.validation == 0.2

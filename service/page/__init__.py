@@ -1,0 +1,1 @@
+"""The page at `/`, where a browser shows what is served and embeds files."""
