@@ -180,7 +180,7 @@ class Engine:
 
     @property
     def stream_bytes(self) -> int:
-        """What all streams hold now."""
+        """What all streams hold now. What they give back is kept for later ones."""
         return self._encoder.stream_bytes
 
     @property

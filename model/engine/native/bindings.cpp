@@ -108,7 +108,8 @@ void embed(Encoder& encoder, const FloatRows& values, const Lengths& lengths, bo
 
 NewFloats to_array(std::vector<float>&& numbers) {
   auto* owned = new std::vector<float>(std::move(numbers));
-  const nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
+  const nb::capsule owner(
+      owned, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
   return NewFloats(owned->data(), {owned->size()}, owner);
 }
 

@@ -70,8 +70,8 @@ void Encoder::run_portions() {
   size_t rows = 0;
   for (const Portion& portion : portions_) rows += s.rows(portion.timesteps);
   const size_t workers = workspaces_.size();
-  const bool alone =
-      workers == 1 || static_cast<double>(rows) * static_cast<double>(model_.weights()) < alone_work;
+  const double work_in_all = static_cast<double>(rows) * static_cast<double>(model_.weights());
+  const bool alone = workers == 1 || work_in_all < alone_work;
   const size_t share =
       alone ? kBlockRows : std::clamp<size_t>((rows + workers - 1) / workers, 1, kBlockRows);
   ends_.clear();

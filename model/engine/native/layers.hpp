@@ -1,4 +1,4 @@
-// What a worker does with rows of activations, whatever they are rows of: norms, rounding, matrices.
+// What a worker does with rows of activations, whatever they are of: norms, rounding, matrices.
 #pragma once
 
 #include "forward.hpp"
