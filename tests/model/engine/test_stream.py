@@ -361,7 +361,7 @@ def test_positions_are_exact_however_long_the_stream(position):
     with mpmath.workdps(60):
         for i in range(half):
             angle = position * mpmath.mpf(theta) ** (-mpmath.mpf(i) / half)
-            near = 1e-7 + 2.0**-50 * float(angle)
+            near = 1e-7 + 2.0**-49 * float(angle)
             assert abs(cos[i] - float(mpmath.cos(angle))) < near
             assert abs(sin[i] - float(mpmath.sin(angle))) < near
 
