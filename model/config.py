@@ -113,6 +113,10 @@ class ModelConfig(BaseModel):
     """Whether the BitLinear layers have a bias."""
     attention: Literal["causal", "full"] = "causal"
     """Whether a timestep attends to itself and those before it, or to its whole sequence."""
+    attention_window: int | None = Field(default=None, ge=1, le=MAX_TIMESTEPS)
+    """Causal only: how many timesteps a timestep attends to at most, itself and those right before
+    it (sliding window, Jiang et al. 2023, arXiv 2310.06825); where `stride` is above 1, of the
+    averaged ones. All of them when not given."""
     pooling: Literal["last", "mean", "weighted_mean", "mean_max"] = "last"
     """How timesteps become one embedding; `weighted_mean` weights them 1, 2, 3, ..., as later ones
     have seen more (SGPT, Muennighoff 2022, arXiv 2202.08904, eq. 2); `mean_max` is the mean, and
@@ -139,6 +143,8 @@ class ModelConfig(BaseModel):
             )
         if self.positions == "rope" and self.head_dim % 2:
             raise ValueError(f"rope needs an even head size, not {self.head_dim}")
+        if self.attention_window and self.attention == "full":
+            raise ValueError("attention_window is for causal attention, not full")
         if self.center_weights and self.quantize != "binary":
             raise ValueError(f"center_weights is for binary weights, not {self.quantize}")
         if self.weight_rule == "edifice" and (

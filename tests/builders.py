@@ -26,6 +26,7 @@ _CHOICES = {
     "num_key_value_heads": [None, 2],
     "bias": [True, False],
     "attention": ["causal", "full"],
+    "attention_window": [None, 7],
     "pooling": ["last", "mean", "weighted_mean", "mean_max"],
     "differences": [0, 2],
 }
@@ -37,7 +38,12 @@ CHANNELS = {
     "positions": "rope",
     "window_size": 1000,
 }
-SETTINGS = [dict(zip(_CHOICES, picks, strict=True)) for picks in product(*_CHOICES.values())]
+SETTINGS = [
+    options
+    for picks in product(*_CHOICES.values())
+    if (options := dict(zip(_CHOICES, picks, strict=True)))
+    and not (options["attention"] == "full" and options["attention_window"])
+]
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data"
 JAPANESE_VOWELS = EMBEDDED_MODELS["japanese-vowels"]

@@ -1,7 +1,7 @@
 """Embeddings from a packed file: the one door that a service or a script goes through."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tritserve.model.engine import _native
-from tritserve.model.engine.value_check import ValueCheck
+from tritserve.model.engine.push import push
+from tritserve.model.engine.stream import Stream, new_stream, restore_stream
+from tritserve.model.engine.value_check import ValueCheck, check_batch, overflow
 from tritserve.model.environment import ISA_VARIABLE, MAX_THREADS, available_processors
 from tritserve.model.errors import UserError
 from tritserve.model.packed.content import PackedModel
@@ -19,10 +21,8 @@ from tritserve.model.sequences import (
     FloatArray,
     LengthArray,
     SequenceError,
-    check_lengths,
     check_longest,
     check_no_infinity,
-    check_width,
 )
 
 
@@ -113,17 +113,7 @@ class Engine:
                 overflows.
         """
         config = self.model.config
-        for name, given in (("values", values), ("lengths", lengths)):
-            if not isinstance(given, np.ndarray):
-                raise SequenceError(
-                    f"{name} are a {type(given).__name__}; they must be a numpy array"
-                )
-            if np.ma.is_masked(given):
-                raise SequenceError(f"{name} are masked in places; fill them, or leave them out")
-        if values.dtype != np.float32:
-            raise SequenceError(f"values are {values.dtype}; they must be float32")
-        checked = check_lengths(lengths, len(values) if values.ndim else 0)
-        check_width(values, config.embed_dim, checked)
+        checked = check_batch(values, lengths, config.embed_dim)
         if apart and config.channels is None:
             raise SequenceError("this model joins its features; it cannot keep channels apart")
         check_longest(checked, config.max_timesteps)
@@ -133,12 +123,70 @@ class Engine:
         self._encoder.embed(np.ascontiguousarray(values), checked, apart, embeddings)
         overflown = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
         if len(overflown):
-            row = int(overflown[0])
-            raise SequenceError(
-                f"sequence {row} holds values so large that float32 overflows inside the model",
-                row,
-            )
+            raise overflow(int(overflown[0]))
         return embeddings
+
+    def stream(self, *, restart: bool = False) -> Stream:
+        """A live stream that has had no frames.
+
+        It has no end if the model has an `attention_window`, and holds at most
+        `max_stream_bytes`. Otherwise it ends after `max_timesteps` of the model.
+
+        Args:
+            restart: whether it starts anew there.
+
+        Raises:
+            StreamError: the model cannot stream, or there is nothing to start anew.
+        """
+        return new_stream(self._encoder, self.model, restart)
+
+    def restore(self, saved: bytes) -> Stream:
+        """The stream that `Stream.save` gave the bytes of.
+
+        Raises:
+            StreamError: they are damaged, or of another model.
+        """
+        return restore_stream(self._encoder, self.model, saved)
+
+    def push(
+        self,
+        streams: Sequence[Stream],
+        values: npt.NDArray[Any],
+        lengths: npt.NDArray[Any],
+        *,
+        every: bool = False,
+    ) -> FloatArray:
+        """Gives streams their next frames, all in one pass over the weights.
+
+        A stream's embedding is byte for byte `embed` of all frames that it has had since it
+        started, whatever shares the call. The frames of one stream are computed by one thread.
+
+        Args:
+            streams: of this engine, each once.
+            values: `[timesteps, embed_dim]` float32, the frames of all, one stream after the other.
+            lengths: `[streams]` integers of 1 or more whose sum is `timesteps`.
+            every: whether the embedding after every frame is asked for, not only after the last.
+
+        Returns:
+            `[streams, output_size]` float32, or `[timesteps, output_size]` with `every`.
+
+        Raises:
+            SequenceError: values and lengths are refused as `embed` refuses them.
+            StreamError: a stream is closed, of another engine, in `streams` twice, or would have
+                had more timesteps than the model takes.
+            After either, every stream is as it was.
+        """
+        return push(self._encoder, self.model.config, streams, values, lengths, every)
+
+    @property
+    def stream_bytes(self) -> int:
+        """What all streams hold now. What they give back is kept for later ones."""
+        return self._encoder.stream_bytes
+
+    @property
+    def max_stream_bytes(self) -> int:
+        """What one stream comes to hold at most, but for the time of a push."""
+        return self._encoder.max_stream_bytes
 
     def _check_golden(self) -> None:
         values = self.model.tensors["golden.values"]
@@ -183,6 +231,7 @@ def _settings(model: PackedModel) -> dict[str, Any]:
         "rope": config.positions == "rope",
         "bias": config.bias,
         "causal": config.attention == "causal",
+        "attention_window": config.attention_window or 0,
         "pooling": config.pooling,
         "rope_theta": config.rope_theta,
     }

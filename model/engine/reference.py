@@ -167,7 +167,10 @@ class Reference:
 
         scores = query @ key.transpose(0, 2, 1) / np.float32(np.sqrt(dim))
         if config.attention == "causal":
-            scores = np.where(np.tri(seq_len, dtype=bool), scores, np.float32(-np.inf))
+            seen = np.tri(seq_len, dtype=bool)
+            if config.attention_window:
+                seen ^= np.tri(seq_len, k=-config.attention_window, dtype=bool)
+            scores = np.where(seen, scores, np.float32(-np.inf))
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         attended: FloatArray = weights @ value

@@ -4,13 +4,19 @@ Sums of squares must stay far below the largest float32: beyond it they would be
 norms would silently turn every feature into zero.
 """
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from tritserve.model.inputs import model_inputs
 from tritserve.model.sequences import (
     FloatArray,
     LengthArray,
+    SequenceError,
     check_finite,
+    check_lengths,
+    check_width,
     refuse_values,
 )
 
@@ -60,3 +66,31 @@ class ValueCheck:
             fine = fine[np.repeat(ends - short, lengths) + position // self._stride]
         reason = f"over {LARGEST_DEVIATION:.0e} deviations from the mean of the training data"
         refuse_values(~fine, values, lengths, reason)
+
+
+def check_batch(
+    values: npt.NDArray[Any], lengths: npt.NDArray[Any], embed_dim: int | None
+) -> LengthArray:
+    """Returns `lengths` as int64 once they and the form of `values` are known to be a batch's.
+
+    Raises:
+        SequenceError: they are no arrays or masked in places, values are not `[timesteps,
+            embed_dim]` float32, or lengths do not divide them.
+    """
+    for name, given in (("values", values), ("lengths", lengths)):
+        if not isinstance(given, np.ndarray):
+            raise SequenceError(f"{name} are a {type(given).__name__}; they must be a numpy array")
+        if np.ma.is_masked(given):
+            raise SequenceError(f"{name} are masked in places; fill them, or leave them out")
+    if values.dtype != np.float32:
+        raise SequenceError(f"values are {values.dtype}; they must be float32")
+    checked = check_lengths(lengths, len(values) if values.ndim else 0)
+    check_width(values, embed_dim, checked)
+    return checked
+
+
+def overflow(row: int) -> SequenceError:
+    """What to raise of a sequence whose embedding is not finite."""
+    return SequenceError(
+        f"sequence {row} holds values so large that float32 overflows inside the model", row
+    )

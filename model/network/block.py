@@ -40,6 +40,8 @@ class Places:
         shape: sequences, and timesteps of the longest.
         real: `[batch, seq_len]` bool, true where a padded batch holds a timestep; None where all
             sequences are of one length.
+        seen: which keys each query attends to, bool that broadcasts to
+            `[batch, heads, seq_len, seq_len]`; None where causality or nothing else decides.
         turns: cosines and sines `[seq_len, head_dim / 2]` float32 of rotary position embedding;
             None where there are no positions.
     """
@@ -48,6 +50,7 @@ class Places:
         shortest, longest = (int(length) for length in lengths.aminmax())
         self.shape = len(lengths), longest
         self.real = None if shortest == longest else torch.arange(longest) < lengths[:, None]
+        self.seen = _seen(config, self.real, longest)
         self.turns = (
             _turns(longest, config.head_dim // 2, config.rope_theta)
             if config.positions == "rope"
@@ -65,6 +68,16 @@ class Places:
     def flatten(self, padded: Tensor) -> Tensor:
         """Undoes `pad`."""
         return padded.flatten(0, 1) if self.real is None else padded[self.real]
+
+
+def _seen(config: ModelConfig, real: Tensor | None, seq_len: int) -> Tensor | None:
+    if config.attention == "full":
+        return None if real is None else real[:, None, None]
+    # Padding is to the right: who looks back alone meets none.
+    window = config.attention_window
+    if window is None or window >= seq_len:
+        return None
+    return torch.ones(seq_len, seq_len, dtype=torch.bool).tril().triu(1 - window)
 
 
 def _turns(seq_len: int, half: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -107,14 +120,12 @@ class Attention(nn.Module):
         )
         if places.turns:
             query, key = rotate(query, places.turns), rotate(key, places.turns)
-        causal = config.attention == "causal"
         attended = F.scaled_dot_product_attention(
             query,
             key,
             value,
-            # The causal mask keeps padding, which is to the right, from every real row.
-            attn_mask=None if causal or places.real is None else places.real[:, None, None],
-            is_causal=causal,
+            attn_mask=places.seen,
+            is_causal=config.attention == "causal" and places.seen is None,
             enable_gqa=config.key_value_heads < config.num_heads,
         )
         joined: Tensor = self.output(places.flatten(attended.transpose(1, 2).flatten(2)))

@@ -40,7 +40,7 @@ from tritserve.model.errors import UserError, explain
 from tritserve.model.packed.content import PackedLayer, PackedModel, unpack
 from tritserve.model.packed.golden import GOLDEN_CHANNELS
 from tritserve.model.packed.layout import Layout, layout
-from tritserve.model.packed.tensors import save_tensors
+from tritserve.model.packed.tensors import read_header, read_metadata, save_tensors
 from tritserve.model.packed.trits import TritError, packed_size
 from tritserve.model.sequences import FloatArray
 from tritserve.model.signature import NO_SIGNATURE, FeatureError, Signature
@@ -93,16 +93,11 @@ def serialize(
 
 def _sort_metadata(data: bytes) -> bytes:
     # The library writes metadata in random order; a revision must not depend on chance.
-    header, start = _header(data)
+    header, start = read_header(data)
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data[start:]
-
-
-def _header(data: bytes) -> tuple[dict[str, Any], int]:
-    start = 8 + int.from_bytes(data[:8], "little")
-    return json.loads(data[8:start]), start
 
 
 def read(path: Path | str) -> PackedModel:
@@ -129,7 +124,7 @@ def parse(data: bytes) -> PackedModel:
         PackedFileError: they are not a valid packed file.
     """
     arrays = _parse_tensors(data)
-    metadata = _header(data)[0].get("__metadata__") or {}
+    metadata = read_metadata(data)
     if metadata.get("format") != FORMAT:
         raise PackedFileError(
             f"metadata 'format' is {metadata.get('format')!r}; this version reads {FORMAT!r}"

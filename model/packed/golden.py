@@ -11,6 +11,8 @@ GOLDEN_CHANNELS = 3
 # Enough for attention and for both orders of differences.
 _ROWS = 16
 _TIMESTEPS = 64
+# Enough to go beyond an attention window that is no longer.
+_WINDOW_ROWS = 128
 
 
 def golden_sequence(config: ModelConfig, mean: FloatArray, std: FloatArray) -> FloatArray:
@@ -23,9 +25,12 @@ def golden_sequence(config: ModelConfig, mean: FloatArray, std: FloatArray) -> F
 
     Returns:
         `[timesteps, embed_dim]` float32: 16 rows of the model, fewer at a large stride, two at
-        least, where the model takes so many.
+        least, and one more than an attention window has, 128 at most, where the model takes so
+        many.
     """
     rows = min(_ROWS, max(2, _TIMESTEPS // config.stride))
+    if config.attention_window:
+        rows = max(rows, min(config.attention_window + 1, _WINDOW_ROWS))
     timesteps = min(rows * config.stride, config.max_timesteps)
     noise = np.random.default_rng(0).standard_normal((timesteps, len(mean)), dtype=np.float32)
     return mean + std * noise

@@ -32,6 +32,8 @@ def test_seq_len_overrides_window_size():
         ({"hidden_size": 65}, "multiple of num_heads"),
         ({"num_heads": 4, "num_key_value_heads": 3}, "multiple of num_key_value_heads"),
         ({"hidden_size": 12, "positions": "rope"}, "even head size"),
+        ({"attention": "full", "attention_window": 5}, "for causal attention, not full"),
+        ({"attention_window": 0}, "greater than or equal to 1"),
         ({"center_weights": True}, "for binary weights"),
         ({"weight_rule": "edifice"}, "activations 'float32'"),
         ({"quantize": "int4"}, "'ternary', 'binary' or 'none'"),

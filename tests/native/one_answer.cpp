@@ -1,11 +1,13 @@
 // Embeds random batches with random models on every instruction set of this machine and with
 // several numbers of threads, and prints a hash of the embeddings' bytes for each case. Ends with
 // an error if two disagree. Runs under sanitizers, and on other processors to compare hashes.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -85,6 +87,7 @@ Settings random_settings(Random& random) {
   s.rope = random.below(2);
   s.bias = random.below(2);
   s.causal = random.below(2);
+  s.attention_window = s.causal && random.below(2) ? 1 + random.below(random.below(2) ? 20 : 300) : 0;
   s.pooling = static_cast<Pooling>(random.below(4));
   s.rope_theta = 10000.0;
   s.by_channel = random.below(3) == 0;
@@ -190,6 +193,80 @@ void check_products(Random& random, const Kernels& kernels) {
     }
 }
 
+struct Batch {
+  std::vector<float> values;
+  size_t width;
+  std::vector<int64_t> lengths;
+};
+
+void refuse_nan(Encoder& encoder, const std::vector<Stream*>& streams, std::vector<float> frames,
+                const std::vector<int64_t>& lengths, std::vector<float>& out) {
+  frames.back() = NAN;
+  const size_t timesteps = frames.size() / encoder.model().settings.embed_dim;
+  if (encoder.push(streams, frames.data(), timesteps, lengths.data(), false, out.data()).reason !=
+      Refusal::value)
+    std::exit(std::fprintf(stderr, "NaN was taken\n"));
+}
+
+// Gives the sequences to streams in random portions, some of which are refused first, and some
+// streams are saved and restored meanwhile. Returns the last embedding of each; any on the way is
+// what `embed` gives of the frames so far.
+std::vector<float> stream(Encoder& encoder, const Batch& batch, Random& random) {
+  const size_t width = batch.width, size = encoder.model().settings.output_size();
+  const size_t count = batch.lengths.size();
+  std::vector<std::unique_ptr<Stream>> streams;
+  std::vector<const float*> starts;
+  const float* start = batch.values.data();
+  for (const int64_t length : batch.lengths) {
+    streams.push_back(encoder.stream(false));
+    starts.push_back(start);
+    start += static_cast<size_t>(length) * width;
+  }
+  std::vector<float> last(count * size), expected(size);
+  for (bool left = true; left;) {
+    left = false;
+    std::vector<Stream*> pushed;
+    std::vector<size_t> which;
+    std::vector<int64_t> lengths;
+    std::vector<float> frames;
+    for (size_t i = 0; i < count; ++i) {
+      const size_t had = streams[i]->timesteps();
+      const size_t rest = static_cast<size_t>(batch.lengths[i]) - had;
+      left |= rest > 0;
+      if (!rest || !random.below(3)) continue;
+      const size_t portion = 1 + random.below(random.below(3) ? std::min<size_t>(rest, 9) : rest);
+      const float* from = starts[i] + had * width;
+      pushed.push_back(streams[i].get());
+      which.push_back(i);
+      lengths.push_back(static_cast<int64_t>(portion));
+      frames.insert(frames.end(), from, from + portion * width);
+    }
+    if (pushed.empty()) continue;
+    const bool every = random.below(2);
+    const size_t timesteps = frames.size() / width;
+    std::vector<float> out((every ? timesteps : pushed.size()) * size);
+    if (!random.below(3)) refuse_nan(encoder, pushed, frames, lengths, out);
+    if (encoder.push(pushed, frames.data(), timesteps, lengths.data(), every, out.data()).reason)
+      std::exit(std::fprintf(stderr, "a push was refused\n"));
+    for (size_t p = 0, t = 0; p < pushed.size(); ++p) {
+      t += static_cast<size_t>(lengths[p]);
+      const float* got = out.data() + ((every ? t : p + 1) - 1) * size;
+      std::copy_n(got, size, last.data() + which[p] * size);
+      const auto so_far = static_cast<int64_t>(pushed[p]->timesteps());
+      if (random.below(8)) continue;
+      encoder.embed(starts[which[p]], static_cast<size_t>(so_far), width, &so_far, 1, false,
+                    expected.data());
+      if (std::memcmp(got, expected.data(), size * sizeof(float)))
+        std::exit(std::fprintf(stderr, "a stream disagrees after %lld timesteps\n",
+                               static_cast<long long>(so_far)));
+      auto restored = encoder.stream(false);
+      restored->fill(pushed[p]->content());
+      streams[which[p]] = std::move(restored);
+    }
+  }
+  return last;
+}
+
 void check_case(uint64_t seed) {
   Random random(seed);
   const Settings settings = random_settings(random);
@@ -218,6 +295,12 @@ void check_case(uint64_t seed) {
       encoder.embed(values.data(), timesteps, width, lengths.data(), lengths.size(), apart,
                     out.data());
       const uint64_t answer = hash(out);
+      if (settings.causal && !settings.by_channel && threads < 4 &&
+          hash(stream(encoder, {values, width, lengths}, random)) != answer) {
+        std::fprintf(stderr, "case %llu: streams on %s with %d threads disagree\n",
+                     static_cast<unsigned long long>(seed), kernels->name, threads);
+        std::exit(1);
+      }
       if (any && answer != first) {
         std::fprintf(stderr, "case %llu: %s with %d threads disagrees\n",
                      static_cast<unsigned long long>(seed), kernels->name, threads);

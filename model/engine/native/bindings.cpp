@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
@@ -22,8 +23,11 @@ using Array_ = nb::ndarray<T, nb::ndim<dims>, nb::c_contig, nb::device::cpu>;
 using FloatRows = Array_<const float, 2>;
 using OutputRows = Array_<float, 2>;
 using Lengths = Array_<const int64_t, 1>;
+using Floats = Array_<const float, 1>;
+using NewFloats = nb::ndarray<nb::numpy, float, nb::ndim<1>>;
 using Bytes = Array_<const uint8_t, 1>;
 using ByteRows = Array_<const int8_t, 2>;
+using Turn = Array_<float, 1>;
 using IntRows = Array_<int32_t, 2>;
 
 template <typename T>
@@ -51,6 +55,7 @@ Settings read_settings(const nb::dict& given) {
   s.max_timesteps = get<size_t>(given, "max_timesteps");
   s.stride = get<size_t>(given, "stride");
   s.differences = get<size_t>(given, "differences");
+  s.attention_window = get<size_t>(given, "attention_window");
   s.binary = get<bool>(given, "binary");
   s.int8_activations = get<bool>(given, "int8_activations");
   s.sub_norm = get<bool>(given, "sub_norm");
@@ -99,6 +104,63 @@ void embed(Encoder& encoder, const FloatRows& values, const Lengths& lengths, bo
   nb::gil_scoped_release released;
   encoder.embed(values.data(), values.shape(0), width, lengths.data(), lengths.shape(0), apart,
                 out.data());
+}
+
+NewFloats to_array(std::vector<float>&& numbers) {
+  auto* owned = new std::vector<float>(std::move(numbers));
+  const nb::capsule owner(
+      owned, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
+  return NewFloats(owned->data(), {owned->size()}, owner);
+}
+
+// None, or why the push is refused: (reason, portion, timestep, feature).
+nb::object push(Encoder& encoder, const std::vector<Stream*>& streams, const FloatRows& frames,
+                const Lengths& lengths, bool every, const OutputRows& out) {
+  static constexpr const char* kReasons[] = {"",      "foreign", "closed",  "twice",
+                                             "ended", "value",   "overflow"};
+  const Settings& settings = encoder.model().settings;
+  if (frames.shape(1) != settings.embed_dim || lengths.shape(0) != streams.size() ||
+      out.shape(0) != (every ? frames.shape(0) : streams.size()) ||
+      out.shape(1) != settings.output_size() || settings.by_channel)
+    throw std::invalid_argument("streams, frames, lengths and out do not fit each other");
+  for (const Stream* stream : streams)
+    if (!stream) throw std::invalid_argument("a stream is None");
+  Refusal refusal;
+  {
+    nb::gil_scoped_release released;
+    refusal = encoder.push(streams, frames.data(), frames.shape(0), lengths.data(), every,
+                           out.data());
+  }
+  if (!refusal.reason) return nb::none();
+  return nb::make_tuple(kReasons[refusal.reason], refusal.portion, refusal.timestep,
+                        refusal.feature);
+}
+
+// None of a stream that is closed.
+nb::object save(Encoder& encoder, const Stream& stream) {
+  StreamContent content{};
+  bool closed;
+  {
+    nb::gil_scoped_release released;
+    encoder.alone([&] {
+      closed = stream.closed();
+      if (!closed) content = stream.content();
+    });
+  }
+  if (closed) return nb::none();
+  return nb::make_tuple(content.timesteps, to_array(std::move(content.state)),
+                        to_array(std::move(content.keys)), to_array(std::move(content.values)));
+}
+
+std::unique_ptr<Stream> restore(Encoder& encoder, bool restarts, uint64_t timesteps,
+                                const Floats& state, const Floats& keys, const Floats& values) {
+  const auto copied = [](const Floats& numbers) {
+    return std::vector<float>(numbers.data(), numbers.data() + numbers.size());
+  };
+  const StreamContent content{timesteps, copied(state), copied(keys), copied(values)};
+  auto stream = encoder.stream(restarts);
+  stream->fill(content);
+  return stream;
 }
 
 // A packed matrix on its own: exact products with rows of int8.
@@ -174,11 +236,31 @@ NB_MODULE(_native, m) {
           "settings"_a, "arrays"_a, "isa"_a, "threads"_a)
       .def("embed", &embed, "values"_a.noconvert(), "lengths"_a.noconvert(), "apart"_a,
            "out"_a.noconvert())
+      .def("stream", &Encoder::stream, "restarts"_a, nb::keep_alive<0, 1>())
+      .def("push", &push, "streams"_a, "frames"_a.noconvert(), "lengths"_a.noconvert(), "every"_a,
+           "out"_a.noconvert())
+      .def("save", &save, "stream"_a)
+      .def("restore", &restore, "restarts"_a, "timesteps"_a, "state"_a.noconvert(),
+           "keys"_a.noconvert(), "values"_a.noconvert(), nb::keep_alive<0, 1>())
+      .def("close", [](Encoder& e, Stream& stream) { e.alone([&] { stream.close(); }); },
+           "stream"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def_prop_ro("stream_bytes", [](const Encoder& e) { return e.stream_memory().bytes.load(); })
+      .def_prop_ro("max_stream_bytes", [](const Encoder& e) {
+        return Stream::most_bytes(e.model().settings, e.stream_memory());
+      })
       .def_rw("alone_work", &Encoder::alone_work)
       .def_prop_ro("kernels", &Encoder::kernels)
       .def_prop_ro("threads", &Encoder::threads)
       .def_prop_ro("panel_bytes", [](const Encoder& e) { return e.model().panel_bytes(); })
       .def_prop_ro("weights", [](const Encoder& e) { return e.model().weights(); });
+  nb::class_<Stream>(m, "Stream")
+      .def_prop_ro("timesteps", &Stream::timesteps)
+      .def_prop_ro("closed", &Stream::closed);
+  m.def("turn", [](double theta, size_t half, uint64_t position, const Turn& cos, const Turn& sin) {
+    if (!(theta > 1.0) || cos.size() != half || sin.size() != half)
+      throw std::invalid_argument("theta must be above 1, cos and sin of size half");
+    Rope(theta, half).turn(position, cos.data(), sin.data());
+  }, "theta"_a, "half"_a, "position"_a, "cos"_a.noconvert(), "sin"_a.noconvert());
   nb::class_<PackedMatrix>(m, "PackedMatrix")
       .def(nb::init<const Bytes&, size_t, size_t, bool, const std::string&>(),
            "packed"_a.noconvert(), "outputs"_a, "inputs"_a, "binary"_a, "isa"_a)

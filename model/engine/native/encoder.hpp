@@ -6,6 +6,8 @@
 #include <mutex>
 #include <vector>
 
+#include "advance.hpp"
+#include "fork.hpp"
 #include "forward.hpp"
 #include "join.hpp"
 
@@ -16,7 +18,6 @@ class Encoder {
   // Throws std::invalid_argument: a tensor is missing or does not fit the settings, or there are
   // too few or too many threads.
   Encoder(const Settings& settings, const Arrays& arrays, const Kernels& kernels, int threads);
-  ~Encoder();
   Encoder(const Encoder&) = delete;
   Encoder& operator=(const Encoder&) = delete;
 
@@ -28,6 +29,22 @@ class Encoder {
   void embed(const float* values, size_t timesteps, size_t width, const int64_t* lengths,
              size_t batch, bool apart, float* out);
 
+  // Throws std::invalid_argument: the model cannot stream. The encoder must outlive it.
+  std::unique_ptr<Stream> stream(bool restarts);
+  // Gives each stream its frames: frames [timesteps, embed_dim], lengths [batch] -> out [batch,
+  // output_size], or [timesteps, output_size] with `every`. What is refused changes no stream.
+  // Throws std::invalid_argument: lengths lie; std::bad_alloc.
+  Refusal push(const std::vector<Stream*>& streams, const float* frames, size_t timesteps,
+               const int64_t* lengths, bool every, float* out);
+  const StreamMemory& stream_memory() const { return stream_memory_; }
+
+  // Calls function() while no other thread computes.
+  template <typename Function>
+  auto alone(Function function) {
+    const std::lock_guard lock(mutex_);
+    return function();
+  }
+
   const Model& model() const { return model_; }
   const char* kernels() const { return kernels_.name; }
   int threads() const { return pool_.size(); }
@@ -36,11 +53,8 @@ class Encoder {
   double alone_work;
 
  private:
-  struct Encoders;
-  static Encoders& all();
-  static void hold_all();
-  static void release_all();
-
+  Refusal find_refusal(const std::vector<Stream*>& streams) const;
+  void run_portions();
   void compute(const float* values, float* out);
   void embed_channels(const float* values, size_t width, bool apart, float* out);
   void pool_channels(const float* values, size_t width, size_t first, size_t last);
@@ -57,13 +71,18 @@ class Encoder {
   Pool pool_;
   Barrier barrier_;
   std::vector<Workspace> workspaces_;
-  std::mutex mutex_;
+  ForkMutex mutex_;
 
   // Where channels are seen one by one.
   std::unique_ptr<Join> join_;
   std::vector<int64_t> given_lengths_;
   std::vector<float> tokens_, window_rows_, pooled_, activity_, levels_;
   std::vector<size_t> windows_;
+
+  // Of streams, and of the push being computed.
+  StreamMemory stream_memory_;
+  std::vector<Portion> portions_;
+  std::vector<size_t> ends_;  // of the portions that one worker takes at a time
 
   // Of the batch being computed.
   std::vector<int64_t> lengths_;

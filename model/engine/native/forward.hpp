@@ -46,6 +46,7 @@ struct Workspace {
   // For a block of rows.
   Buffer<float> averages, standardized, key_value, inner, pooled;
   Buffer<float> normalized, row, float_panels, attention;
+  Buffer<float> turns;  // of streams' rows
   Buffer<int8_t> q;
   Buffer<float> q_scale;
   Buffer<int32_t> q_sum;
@@ -53,6 +54,7 @@ struct Workspace {
 
   void grow_block(const Model& model);
   void grow_chunk(const Model& model, size_t rows, size_t panels, bool team);
+  void grow_streams(const Model& model);
 };
 
 struct Tools {

@@ -16,6 +16,7 @@ constexpr size_t kByteStride = 64;    // rows of int8 activations are filled up 
 constexpr size_t kKeyBlock = 128;     // keys per pass of the online softmax
 constexpr size_t kTileRows = 2 * kLanes;  // most query rows attended together
 constexpr size_t kMaxPanelGroup = 4;  // most panels that one kernel decodes at a time
+constexpr size_t kPartRows = 64;      // of a mean, summed in one chain
 constexpr size_t kWideRow = 512;      // 16 such rows fill a cache of 32 KB
 constexpr float kEpsilon = 1e-5f;
 
@@ -81,6 +82,7 @@ struct AttentionTile {
   size_t query_stride;
   size_t first, rows;  // positions first .. first + rows - 1, at most kTileRows
   size_t positions;    // of the sequence, where rows attend to all of it; 0: to themselves and before
+  size_t window;       // to so many at most, itself included; 0: no limit
   const float* keys;    // [positions, padded head_dim], positions filled up to whole lanes
   const float* values;  // the same
   size_t head_dim;
@@ -88,6 +90,31 @@ struct AttentionTile {
   const float* sin;
   float* out;
   size_t out_stride;
+  float* scratch;  // attention_scratch(head_dim) floats
+};
+
+// A row of one head, and where it goes in a page of kLanes positions: keys [head_dim, kLanes], then
+// values [kLanes, padded head_dim].
+struct PageRow {
+  const float* key;  // before rotation
+  const float* value;
+  size_t slot;  // of the page
+  size_t head_dim;
+  const float* cos;  // [head_dim / 2], or null without rotary positions
+  const float* sin;
+  float* scratch;  // [padded head_dim]
+};
+
+// One query row of one head, against keys and values in pages.
+struct PagedAttention {
+  const float* query;
+  const float* const* pages;  // that of position first, and those after it
+  size_t offset;              // of the head in each page
+  uint64_t first, last;       // positions attended to
+  size_t head_dim;
+  const float* cos;  // [head_dim / 2] of the query's position, or null
+  const float* sin;
+  float* out;
   float* scratch;  // attention_scratch(head_dim) floats
 };
 
@@ -102,6 +129,10 @@ static constexpr size_t byte_stride(size_t width) {
 
 static constexpr size_t attention_scratch(size_t head_dim) {
   return kTileRows * (kKeyBlock + 3 * padded(head_dim));
+}
+
+static constexpr size_t page_head_size(size_t head_dim) {
+  return kLanes * (head_dim + padded(head_dim));
 }
 
 struct Kernels {
@@ -125,10 +156,19 @@ struct Kernels {
   // Writes keys and values where and as `attend` reads them.
   void (*keep_key_value)(const KeyValueRows& in, float* keys, float* values);
   void (*attend)(const AttentionTile& tile);
+  // Writes a key and a value where and as `attend_pages` reads them.
+  void (*keep_in_page)(const PageRow& in, float* page);
+  // What `attend` gives of such a row, to the last bit.
+  void (*attend_pages)(const PagedAttention& row);
   // out = mean of `rows` rows, weighted 1, 2, 3, .. if `rising`
   void (*mean)(const float* x, size_t stride, size_t rows, size_t width, bool rising, float* out);
   // out = the largest of `rows` rows in each column
   void (*maximum)(const float* x, size_t stride, size_t rows, size_t width, float* out);
+  // One more row of a mean. sums [3, padded width], zero before the first: the parts' total, what
+  // rounding put too much into it, and the sum of the part that has begun.
+  void (*add_to_sums)(const float* x, size_t width, float weight, bool ends_part, float* sums);
+  // out = what `mean` gives of the rows added so far; `open_part`: the last did not end a part
+  void (*mean_of_sums)(const float* sums, size_t width, bool open_part, float divisor, float* out);
 };
 
 extern const Kernels kScalar;

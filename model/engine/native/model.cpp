@@ -18,6 +18,8 @@ void check(const Settings& s) {
   if (s.differences > kMostDifferences) throw std::invalid_argument("too many differences");
   if (s.hidden_size % s.num_heads || s.num_heads % s.key_value_heads)
     throw std::invalid_argument("the numbers of heads do not divide");
+  if (s.attention_window > kMostWide || (s.attention_window && !s.causal))
+    throw std::invalid_argument("an attention window is too large, or not of causal attention");
   if (s.rope && s.head_dim() % 2) throw std::invalid_argument("rope needs an even head size");
   if (s.rope && !(s.rope_theta > 1.0)) throw std::invalid_argument("rope_theta must be above 1");
   if (!s.by_channel) return;

@@ -21,6 +21,7 @@ enum class Pooling { last, mean, weighted_mean, mean_max };
 struct Settings {
   size_t embed_dim, hidden_size, num_heads, key_value_heads, num_layers, inner_size, max_timesteps;
   size_t stride, differences;
+  size_t attention_window;  // rows that a row attends to at most, itself included; 0: no limit
   bool binary, int8_activations, sub_norm, layernorm, swiglu, rope, bias, causal;
   Pooling pooling;
   double rope_theta;

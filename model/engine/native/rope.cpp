@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "floats.hpp"
+
 namespace tritserve {
 namespace {
 
@@ -56,7 +58,37 @@ Angle cos_sin(double angle) {
   }
 }
 
+// Multiplied as complex numbers: the angles add up.
+Angle operator*(Angle a, Angle b) {
+  return {a.cos * b.cos - a.sin * b.sin, a.sin * b.cos + a.cos * b.sin};
+}
+
+// Of larger angles the multiples of pi / 2 are not exact.
+constexpr int kLowBits = 20;
+
+// Of position * frequency, for frequencies up to 1. Positions of 2^20 and more are their low bits
+// and powers of two, whose angles double by squaring: what that loses doubles as well, from
+// 2^-53 to 2^-25 at position 2^48, less than a float32 shows.
+Angle turned(uint64_t position, double frequency) {
+  constexpr uint64_t low = (uint64_t{1} << kLowBits) - 1;
+  Angle angle = cos_sin(static_cast<double>(position & low) * frequency);
+  uint64_t high = position >> kLowBits;
+  if (!high) return angle;
+  Angle power = cos_sin(static_cast<double>(low + 1) * frequency);
+  for (; high; high >>= 1, power = power * power)
+    if (high & 1) angle = angle * power;
+  return angle;
+}
+
 }  // namespace
+
+Rope::Rope(double theta, size_t half) : half_(half) {
+  const DefaultFloats floats;
+  const double log_theta = natural_log(theta);
+  for (size_t i = 0; i < half; ++i)
+    frequencies_.push_back(
+        exponential(-static_cast<double>(i) / static_cast<double>(half) * log_theta));
+}
 
 void Rope::grow(size_t positions, size_t most) {
   if (positions <= positions_) return;
@@ -64,17 +96,17 @@ void Rope::grow(size_t positions, size_t most) {
   positions_ = 0;
   cos_.grow(positions * half_);
   sin_.grow(positions * half_);
-  const double log_theta = natural_log(theta_);
-  for (size_t i = 0; i < half_; ++i) {
-    const double exponent = -static_cast<double>(i) / static_cast<double>(half_);
-    const double frequency = exponential(exponent * log_theta);
-    for (size_t position = 0; position < positions; ++position) {
-      const Angle angle = cos_sin(static_cast<double>(position) * frequency);
-      cos_[position * half_ + i] = static_cast<float>(angle.cos);
-      sin_[position * half_ + i] = static_cast<float>(angle.sin);
-    }
-  }
+  for (size_t position = 0; position < positions; ++position)
+    turn(position, cos_.data() + position * half_, sin_.data() + position * half_);
   positions_ = positions;
+}
+
+void Rope::turn(uint64_t position, float* cos, float* sin) const {
+  for (size_t i = 0; i < half_; ++i) {
+    const Angle angle = turned(position, frequencies_[i]);
+    cos[i] = static_cast<float>(angle.cos);
+    sin[i] = static_cast<float>(angle.sin);
+  }
 }
 
 }  // namespace tritserve

@@ -38,4 +38,12 @@ void Workspace::grow_chunk(const Model& model, size_t rows, size_t panels, bool 
   }
 }
 
+void Workspace::grow_streams(const Model& model) {
+  const Settings& s = model.settings;
+  grow_block(model);
+  grow_chunk(model, kBlockRows, 0, false);
+  averages.grow(s.input_size());
+  if (s.rope) turns.grow(kBlockRows * s.head_dim());
+}
+
 }  // namespace tritserve

@@ -73,7 +73,7 @@ def test_sums_do_not_overflow(isa, quantize, rows, weight, activation):
 
 # The fourth needs no input projection where it has two differences.
 WIDTHS = [(5, 16, None), (16, 16, 37), (40, 24, None), (8, 24, 50)]
-CASES = list(zip(SETTINGS[::35], itertools.cycle(WIDTHS), strict=False))
+CASES = list(zip(SETTINGS[::53], itertools.cycle(WIDTHS), strict=False))
 
 
 @pytest.mark.parametrize(("options", "widths"), CASES, ids=str)
@@ -138,8 +138,10 @@ def test_weights_in_memory_stay_small(tmp_path, quantize, bits):
 
 
 @pytest.mark.parametrize("isa", KERNELS)
-def test_a_long_sequence_is_as_exact_as_a_short_one(tmp_path, isa):
+@pytest.mark.parametrize("window", [None, 200])
+def test_a_long_sequence_is_as_exact_as_a_short_one(tmp_path, isa, window):
     options = {"window_size": 3000, "num_layers": 1, "positions": "rope"}
+    options |= {"attention_window": window}
     _, packed = random_packed(tmp_path / "m", **options)
     batch = random_batch([3000, 700], 5)
     expected = Engine(packed, isa="scalar", threads=1).embed(batch.values, batch.lengths)

@@ -16,6 +16,7 @@ SETTINGS = [
     {"pooling": "mean", "differences": 2},
     {"pooling": "weighted_mean"},
     {"sub_norm": True, "activations": "float32"},
+    {"attention_window": 5, "positions": "rope"},
     {
         "norm": "rmsnorm",
         "ffn": "swiglu",
@@ -162,3 +163,22 @@ def test_pooling(pooling):
         }[pooling]
         expected = np.average(part, axis=0, weights=weights)
         np.testing.assert_allclose(got[row], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["none", "rope"])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_an_attention_window_hides_all_that_came_before_it(positions, stride):
+    window, layers = 4, 2
+    options = {"attention_window": window, "positions": positions, "stride": stride}
+    model = random_bitnet(num_layers=layers, **options)
+    # What the last timestep sees of the first block's outputs, and those of the inputs.
+    seen = stride * (layers * (window - 1) + 1)
+    batch = random_batch([45, 10], 5)
+    before = torch_embed(model, batch)
+    batch.values[: 45 - seen] += 1.0
+    changed = torch_embed(model, batch)
+    np.testing.assert_allclose(changed[0], before[0], rtol=1e-4, atol=1e-5)
+    batch.values[45 - seen] += 1.0
+    assert np.abs(torch_embed(model, batch)[0] - before[0]).max() > 1e-3
+    everything = random_bitnet(num_layers=layers, **options | {"attention_window": None})
+    assert np.abs(torch_embed(everything, batch)[0] - before[0]).max() > 1e-3

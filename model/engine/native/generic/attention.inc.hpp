@@ -74,34 +74,48 @@ struct Softmax {
   Floats maximum, sum;
 };
 
-// Scores of 16 rows to weights, in place; returns what earlier weights must be multiplied by. All
-// rows attend to the first `common` keys, all but the first row to one more, and so on.
-Floats softmax_step(float* scores, size_t stride, size_t keys, ptrdiff_t common, Softmax& state) {
-  const size_t seen_by_all = common < 0 ? 0 : static_cast<size_t>(common);
-  const size_t clear = seen_by_all < keys ? seen_by_all : keys;
-  // Of the rows, how many do not attend to key j.
-  const auto blind = [&](size_t j) {
-    const auto rows = static_cast<size_t>(static_cast<ptrdiff_t>(j) + 1 - common);
-    return rows < kLanes ? rows : kLanes;
+// Which keys of a block 16 rows attend to: row r to those from first + r to last + r.
+struct Seen {
+  ptrdiff_t first, last;
+
+  // x, where the rows attend to key j, else `hidden`.
+  Floats operator()(size_t j, Floats x, Floats hidden) const {
+    const auto key = static_cast<ptrdiff_t>(j);
+    x = first_of(lanes(key - last), hidden, x);
+    return first_of(lanes(key + 1 - first), x, hidden);
+  }
+
+  static size_t lanes(ptrdiff_t n) {
+    return n < 0 ? 0 : n < static_cast<ptrdiff_t>(kLanes) ? static_cast<size_t>(n) : kLanes;
+  }
+};
+
+size_t clamp(ptrdiff_t n, size_t low, size_t high) {
+  if (n < static_cast<ptrdiff_t>(low)) return low;
+  return n < static_cast<ptrdiff_t>(high) ? static_cast<size_t>(n) : high;
+}
+
+// Scores of 16 rows to weights, in place; returns what earlier weights must be multiplied by.
+Floats softmax_step(float* scores, size_t stride, size_t keys, Seen seen, Softmax& state) {
+  // Keys that all rows attend to need no second look.
+  const size_t clear = clamp(seen.first + static_cast<ptrdiff_t>(kLanes) - 1, 0, keys);
+  const size_t late = clamp(seen.last + 1, clear, keys);
+  const auto for_each_key = [&](auto step) {
+    for (size_t j = 0; j < clear; ++j) step(j, seen);
+    for (size_t j = clear; j < late; ++j) step(j, [](size_t, Floats x, Floats) { return x; });
+    for (size_t j = late; j < keys; ++j) step(j, seen);
   };
   Floats maximum = state.maximum;
-  for (size_t j = 0; j < clear; ++j) maximum = larger(maximum, load(scores + j * stride));
-  for (size_t j = clear; j < keys; ++j) {
-    const Floats score = load(scores + j * stride);
-    maximum = larger(maximum, first_of(blind(j), splat(-__builtin_inff()), score));
-  }
+  for_each_key([&](size_t j, auto look) {
+    maximum = larger(maximum, look(j, load(scores + j * stride), splat(-__builtin_inff())));
+  });
   Floats total = splat(0.0f);
-  for (size_t j = 0; j < clear; ++j) {
+  for_each_key([&](size_t j, auto look) {
     const Floats weight = exponential(sub(load(scores + j * stride), maximum));
-    store(scores + j * stride, weight);
-    total = add(total, weight);
-  }
-  for (size_t j = clear; j < keys; ++j) {
-    const Floats weight = exponential(sub(load(scores + j * stride), maximum));
-    const Floats seen = first_of(blind(j), splat(0.0f), weight);
-    store(scores + j * stride, seen);
-    total = add(total, seen);
-  }
+    const Floats kept = look(j, weight, splat(0.0f));
+    store(scores + j * stride, kept);
+    total = add(total, kept);
+  });
   const Floats correction = exponential(sub(state.maximum, maximum));
   state = {maximum, fma(state.sum, correction, total)};
   return correction;
@@ -110,6 +124,14 @@ Floats softmax_step(float* scores, size_t stride, size_t keys, ptrdiff_t common,
 void scale_rows(float* x, size_t width, size_t rows, const float* factors) {
   for (size_t r = 0; r < rows; ++r, x += width)
     for (size_t i = 0; i < width; i += kLanes) store(x + i, mul(load(x + i), splat(factors[r])));
+}
+
+// What the g-th 16 rows attend to of the keys from `begin` on.
+Seen seen_by(const AttentionTile& tile, size_t g, size_t begin) {
+  constexpr ptrdiff_t far = PTRDIFF_MAX / 2;
+  const auto row = static_cast<ptrdiff_t>(tile.first + g * kLanes) - static_cast<ptrdiff_t>(begin);
+  return {tile.window ? row + 1 - static_cast<ptrdiff_t>(tile.window) : -far,
+          tile.positions ? far : row};
 }
 
 // `groups` times 16 query rows.
@@ -126,24 +148,25 @@ void attend_groups(const AttentionTile& tile) {
     load_queries(tile, g * kLanes, scale, rotated, query + g * width * kLanes);
 
   Softmax state[groups];
-  for (Softmax& s : state) s = {splat(-__builtin_inff()), splat(0.0f)};
+  // Not infinity, which less infinity is NaN: a row may attend to nothing in its tile's first block.
+  for (Softmax& s : state) s = {splat(-__FLT_MAX__), splat(0.0f)};
   alignas(64) float factors[lanes];
   const size_t end = tile.positions ? tile.positions : tile.first + tile.rows;
-  for (size_t begin = 0; begin < end; begin += kKeyBlock) {
+  const bool narrow = tile.window && tile.window <= tile.first;
+  const size_t start = narrow ? (tile.first + 1 - tile.window) / kKeyBlock * kKeyBlock : 0;
+  for (size_t begin = start; begin < end; begin += kKeyBlock) {
     const size_t keys = end - begin < kKeyBlock ? end - begin : kKeyBlock;
     // Keys are computed up to whole lanes, and those beyond the last are not looked at.
     float_product<kScoreRows, kScorePanels, Left::by_row, Start::zero>(
         {tile.keys + begin * width, width, padded(keys), dim, query, kLanes, width * kLanes,
          groups, scores, lanes});
     for (size_t g = 0; g < groups; ++g) {
-      const size_t seen = tile.positions ? tile.positions : tile.first + g * kLanes + 1;
-      const auto common = static_cast<ptrdiff_t>(seen) - static_cast<ptrdiff_t>(begin);
       store(factors + g * kLanes,
-            softmax_step(scores + g * kLanes, lanes, keys, common, state[g]));
+            softmax_step(scores + g * kLanes, lanes, keys, seen_by(tile, g, begin), state[g]));
     }
     const FloatProduct weighted{scores, lanes, tile.rows, keys, tile.values + begin * width, width,
                                 kLanes, width / kLanes, out, width};
-    if (begin == 0) {
+    if (begin == start) {
       float_product<kOutRows, kOutPanels, Left::by_input, Start::zero>(weighted);
     } else {
       scale_rows(out, width, tile.rows, factors);

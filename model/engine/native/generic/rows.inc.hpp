@@ -188,15 +188,25 @@ void maximum(const float* x, size_t stride, size_t rows, size_t width, float* ou
   }
 }
 
-// Rows that are summed one after the other. A chain of thousands would lose digits, so the sums of
-// these parts are joined by Kahan's: what rounding put too much into the total leaves the next part.
-constexpr size_t kPartRows = 64;
+// Rows are summed one after the other in parts of kPartRows. A longer chain would lose digits, so
+// the parts are joined by Kahan's sum: what rounding put too much into the total leaves the next
+// part.
+struct Total {
+  Floats total, excess;
+
+  void join(Floats part) {
+    part = sub(part, excess);
+    const Floats joined = add(total, part);
+    excess = sub(sub(joined, total), part);
+    total = joined;
+  }
+};
 
 void mean(const float* x, size_t stride, size_t rows, size_t width, bool rising, float* out) {
   const size_t weights = rising ? rows * (rows + 1) / 2 : rows;
   const Floats divisor = splat(static_cast<float>(weights));
   for (size_t i = 0; i < width; i += kLanes) {
-    Floats total = splat(0.0f), excess = splat(0.0f);
+    Total all{splat(0.0f), splat(0.0f)};
     for (size_t begin = 0; begin < rows; begin += kPartRows) {
       const size_t end = rows - begin < kPartRows ? rows : begin + kPartRows;
       Floats part = splat(0.0f);
@@ -204,11 +214,34 @@ void mean(const float* x, size_t stride, size_t rows, size_t width, bool rising,
         const Floats weight = splat(rising ? static_cast<float>(row + 1) : 1.0f);
         part = fma(weight, load(x + row * stride + i), part);
       }
-      part = sub(part, excess);
-      const Floats joined = add(total, part);
-      excess = sub(sub(joined, total), part);
-      total = joined;
+      all.join(part);
     }
-    store_first(out + i, div(total, divisor), width - i);
+    store_first(out + i, div(all.total, divisor), width - i);
+  }
+}
+
+void add_to_sums(const float* x, size_t width, float weight, bool ends_part, float* sums) {
+  const size_t stride = padded(width);
+  for (size_t i = 0; i < width; i += kLanes) {
+    float *total = sums + i, *excess = total + stride, *part = excess + stride;
+    Floats next = fma(splat(weight), load(x + i), load(part));
+    if (ends_part) {
+      Total all{load(total), load(excess)};
+      all.join(next);
+      store(total, all.total);
+      store(excess, all.excess);
+      next = splat(0.0f);
+    }
+    store(part, next);
+  }
+}
+
+void mean_of_sums(const float* sums, size_t width, bool open_part, float divisor, float* out) {
+  const size_t stride = padded(width);
+  for (size_t i = 0; i < width; i += kLanes) {
+    const float *total = sums + i, *excess = total + stride, *part = excess + stride;
+    Total all{load(total), load(excess)};
+    if (open_part) all.join(load(part));
+    store_first(out + i, div(all.total, splat(divisor)), width - i);
   }
 }

@@ -4,8 +4,10 @@
 #include "matmul.inc.hpp"
 #include "float_matmul.inc.hpp"
 #include "attention.inc.hpp"
+#include "paged_attention.inc.hpp"
 
 constexpr Kernels table(const char* name) {
-  return {name,         kAloneWork,     standardize, normalize, quantize, matmul,
-          float_matmul, keep_key_value, attend,      mean,        maximum};
+  return {name,         kAloneWork,     standardize, normalize,    quantize,
+          matmul,       float_matmul,   keep_key_value, attend,    keep_in_page,
+          attend_pages, mean,           maximum,     add_to_sums,  mean_of_sums};
 }
