@@ -13,9 +13,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.builders import CHANNELS, random_packed
+from tests.builders import CHANNELS, JAPANESE_VOWELS, random_packed
 from tests.end_to_end.server import log_lines, serving
 from tritserve.model.engine.engine import Engine
+from tritserve.model.pretrained import DEFAULT_MODEL
 from tritserve.service.app import create_app
 from tritserve.service.settings import Settings
 
@@ -36,19 +37,19 @@ CHECKS = [
     response_schema_conformance,
 ]
 CASES = {"POST": 400, "GET": 30}
-# As many features as the examples have, which are those of the embedded model; and any number.
+# What is served: as many features as the examples have, and any number.
 MODELS = {"features": {"embed_dim": 12, "window_size": 8}, "channels": CHANNELS}
+# Whose description the requests are made from.
+DESCRIBED = {"features": JAPANESE_VOWELS, "channels": DEFAULT_MODEL}
 # What a model that sees channels one by one answers in its own way.
 BY_CHANNEL = {"/embed", "/v2/models/{name}/infer"}
 
 
 def operations():
-    chosen = Settings(admin_key=ADMIN_KEY)
-    app = create_app(chosen, Engine.load(chosen.model))
-    schema = schemathesis.openapi.from_dict(app.openapi())
-    for found in schema.get_all_operations():
-        operation = found.ok()
-        for model in MODELS:
+    for model, embedded in DESCRIBED.items():
+        app = create_app(Settings(admin_key=ADMIN_KEY), Engine.load(embedded))
+        for found in schemathesis.openapi.from_dict(app.openapi()).get_all_operations():
+            operation = found.ok()
             if model == "features" or operation.path in BY_CHANNEL:
                 yield pytest.param(operation, model, id=f"{operation.label}, {model}")
 

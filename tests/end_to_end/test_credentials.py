@@ -9,6 +9,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from tests.builders import JAPANESE_VOWELS
 from tests.end_to_end.server import address, serving, wait_until_served
 from tests.end_to_end.test_connections import certificate
 from tests.end_to_end.test_triton_client import MODEL, free_port
@@ -34,7 +35,7 @@ def test_a_reload_reads_keys_and_certificate_again(tmp_path, workers):
         "TRITSERVE_GRPC_PORT": str(grpc_port),
     }
     first = ssl.create_default_context(cafile=cert)
-    arguments = "--workers", workers
+    arguments = "--workers", workers, "--model", JAPANESE_VOWELS
     with serving(*arguments, log=log, environment=environment, verify=first) as (url, process):
 
         def shown():
