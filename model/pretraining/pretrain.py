@@ -6,7 +6,6 @@ one model. Killed at any point and taken up again, it ends with the same one.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from tritserve.model.training.learner import make_optimizer
 from tritserve.model.training.log import Step
 from tritserve.model.training.loop import (
     MEASURE_EVERY,
+    Run,
     descend,
     prepare_torch,
     take_steps,
@@ -39,8 +39,10 @@ MEASURED_SERIES = 8192
 AT_ONCE = 512
 
 
-class _Pretraining:
+class _Pretraining(Run):
     """A run of pre-training: everything that changes from step to step, and how."""
+
+    learner: PretrainLearner
 
     def __init__(self, recipe: PretrainRecipe, pool: Pool) -> None:
         prepare_torch(recipe.seed, recipe.threads)
@@ -83,24 +85,6 @@ class _Pretraining:
         taken = torch.randint(len(self.pool), (recipe.schedule.batch_size,), generator=chance)
         series = self.pool[taken].float().repeat(2, 1)
         return normalize(change(series, shape.points, recipe.views, chance), recipe.views.floor)
-
-    def state(self) -> dict[str, Any]:
-        """Everything that a later step depends on."""
-        return {
-            "step": self.step,
-            "learner": self.learner.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "torch_rng": torch.get_rng_state(),
-            "monitor": self.monitor.state(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continues from what `state` gave."""
-        self.step = state["step"]
-        self.learner.load_state_dict(state["learner"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["torch_rng"])
-        self.monitor.restore(state["monitor"])
 
 
 @memory_needed("the pool of series")

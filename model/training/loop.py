@@ -1,16 +1,18 @@
 """What every kind of training does alike: how torch is set, one step down a loss, and the steps."""
 
 import platform
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tritserve.model.errors import UserError
 from tritserve.model.training.log import Step, TrainingLog
+from tritserve.model.training.monitor import Monitor
 from tritserve.model.training.state import save_state
 
 # A killed run repeats at most so many steps.
@@ -22,22 +24,44 @@ class TrainingError(UserError):
     """Training that cannot go on."""
 
 
-class Run(Protocol):
-    """A training run.
+class Run(ABC):
+    """A training run, and the part of its state that every kind of training has.
 
     Attributes:
         step: how many steps have been taken.
         steps: how many there are.
+        learner: what is trained.
+        optimizer: of its parameters.
+        monitor: of its encoder.
     """
 
     step: int
     steps: int
+    learner: nn.Module
+    optimizer: torch.optim.Optimizer
+    monitor: Monitor
 
+    @abstractmethod
     def advance(self) -> Step:
         """Takes one step."""
 
     def state(self) -> dict[str, Any]:
         """Everything that a later step depends on."""
+        return {
+            "step": self.step,
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "monitor": self.monitor.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues from what `state` gave."""
+        self.step = state["step"]
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch_rng"])
+        self.monitor.restore(state["monitor"])
 
 
 def prepare_torch(seed: int, threads: int) -> None:

@@ -23,6 +23,7 @@ from tritserve.model.training.learner import Learner, make_optimizer, set_rate
 from tritserve.model.training.log import Step
 from tritserve.model.training.loop import (
     MEASURE_EVERY,
+    Run,
     descend,
     prepare_torch,
     take_steps,
@@ -56,8 +57,10 @@ class _Batches:
         return self._data.select(np.array(rows))
 
 
-class _Training:
+class _Training(Run):
     """A training run: everything that changes from step to step, and how."""
+
+    learner: Learner
 
     def __init__(self, recipe: Recipe) -> None:
         prepare_torch(recipe.seed, recipe.threads)
@@ -116,25 +119,14 @@ class _Training:
 
     def state(self) -> dict[str, Any]:
         """Everything that a later step depends on."""
-        return {
-            "step": self.step,
-            "learner": self.learner.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "torch_rng": torch.get_rng_state(),
-            "numpy_rng": self.rng.bit_generator.state,
-            "order": self.batches.order,
-            "monitor": self.monitor.state(),
-        }
+        chance = {"numpy_rng": self.rng.bit_generator.state, "order": self.batches.order}
+        return super().state() | chance
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from what `state` gave."""
-        self.step = state["step"]
-        self.learner.load_state_dict(state["learner"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["torch_rng"])
+        super().restore(state)
         self.rng.bit_generator.state = state["numpy_rng"]
         self.batches.order = state["order"]
-        self.monitor.restore(state["monitor"])
 
 
 @memory_needed("the model or its batch")

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from tests.builders import ROOT
+from tests.model.killed import run_until_killed
 from tritserve.model.engine.engine import Engine
 from tritserve.model.packed.file import read
 from tritserve.model.pretraining.learner import PretrainLearner, set_rate
@@ -167,26 +167,7 @@ def test_a_killed_run_taken_up_again_ends_with_the_same_model(tmp_path, pool):
 
     folder = tmp_path / "run"
     arguments = ["pretrain", str(recipe), "--out", str(folder)]
-    # Killed by itself, some steps after its first state.
-    code = (
-        "import os, signal, sys\n"
-        "from tritserve.model.training import log\n"
-        "from tritserve.service.commands.cli import main\n"
-        "write = log.TrainingLog.write\n"
-        "def kill_later(self, step):\n"
-        "    write(self, step)\n"
-        "    if step.step == 110:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "log.TrainingLog.write = kill_later\n"
-        "if __name__ == '__main__':\n"
-        "    main(sys.argv[1:])\n"
-    )
-    script = tmp_path / "killed.py"
-    script.write_text(code)
-    victim = subprocess.run(
-        [sys.executable, str(script), *arguments], check=False, capture_output=True, text=True
-    )
-    assert victim.returncode == -9, victim.stderr
+    run_until_killed(tmp_path, *arguments)
     assert (folder / "state.pt").exists()
     refused = run(*arguments)
     assert refused.exit_code == 1

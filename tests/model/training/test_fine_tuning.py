@@ -1,13 +1,11 @@
 """Training that begins with a packed model, and models that see channels one by one."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from tests.builders import CHANNELS, DATA, random_batch, random_packed
+from tests.model.killed import run_until_killed
 from tritserve.model.channels import windows
 from tritserve.model.data.writing import write
 from tritserve.model.engine.calibration import CalibrationError, channel_statistics
@@ -161,25 +159,7 @@ def test_a_killed_run_taken_up_again_ends_with_the_same_model(start, dataset, tm
     path.write_text(text)
     expected = packed_bytes(train(read_recipe(path)), tmp_path / "whole")
     arguments = ["train", str(path), "--out", str(folder)]
-    # Killed by itself, some steps after its first state.
-    script = tmp_path / "killed.py"
-    script.write_text(
-        "import os, signal, sys\n"
-        "from tritserve.model.training import log\n"
-        "from tritserve.service.commands.cli import main\n"
-        "write = log.TrainingLog.write\n"
-        "def kill_later(self, step):\n"
-        "    write(self, step)\n"
-        "    if step.step == 110:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "log.TrainingLog.write = kill_later\n"
-        "if __name__ == '__main__':\n"
-        "    main(sys.argv[1:])\n"
-    )
-    victim = subprocess.run(
-        [sys.executable, str(script), *arguments], check=False, capture_output=True, text=True
-    )
-    assert victim.returncode == -9, victim.stderr
+    run_until_killed(tmp_path, *arguments)
     other = tmp_path / "other.safetensors"
     random_packed(other, 1, name="tiny", **CHANNELS | {"dropout": 0.1})
     path.write_text(text.replace(str(start), str(other)))
